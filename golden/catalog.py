@@ -1,0 +1,40 @@
+"""Named specifications. *supported*: the tests run it; *experimental*: it should work."""
+
+from __future__ import annotations
+
+from opennpe.golden.errors import SpecError
+from opennpe.golden.spec import ArraySpec, CoprocessorSpec, EngineSpec, MacSpec
+
+__all__ = ["CATALOG", "EDGE_1X1", "EDGE_4X4", "EDGE_8X8", "EDGE_16X16", "STRICT_4X4", "get"]
+
+EDGE_1X1 = CoprocessorSpec("EDGE_1X1", ArraySpec(rows=1, columns=1))
+"""One engine, for iCE40-class devices and for reading waveforms. supported"""
+
+EDGE_4X4 = CoprocessorSpec("EDGE_4X4", ArraySpec(rows=4, columns=4))
+"""The default: small networks at the edge. supported"""
+
+EDGE_8X8 = CoprocessorSpec("EDGE_8X8", ArraySpec(rows=8, columns=8))
+"""The shape the utilisation figures are quoted for. supported"""
+
+EDGE_16X16 = CoprocessorSpec("EDGE_16X16", ArraySpec(rows=16, columns=16))
+"""The largest array of the co-processor. experimental"""
+
+STRICT_4X4 = CoprocessorSpec(
+    "STRICT_4X4", ArraySpec(EngineSpec(MacSpec(underflow="minpos")), rows=4, columns=4)
+)
+"""EDGE_4X4 with the posit standard's underflow rule. supported"""
+
+CATALOG = {
+    spec.name: spec for spec in (EDGE_1X1, EDGE_4X4, EDGE_8X8, EDGE_16X16, STRICT_4X4)
+}
+
+
+def get(name: str) -> CoprocessorSpec:
+    """The specification called ``name``.
+
+    Raises:
+        SpecError: no such specification; the message lists those there are.
+    """
+    if name not in CATALOG:
+        raise SpecError(f"unknown spec '{name}': expected one of {', '.join(CATALOG)}")
+    return CATALOG[name]

@@ -1,0 +1,51 @@
+"""Errors a user can cause. Each message is one line: what was given, what is expected, what to do."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccumulatorError",
+    "DataError",
+    "FormatError",
+    "ModelError",
+    "NetworkError",
+    "OpenNPEError",
+    "PolicyError",
+    "SpecError",
+    "ToolError",
+]
+
+
+class OpenNPEError(ValueError):
+    """Base of every error caused by input; the command line turns it into exit status 2."""
+
+
+class FormatError(OpenNPEError):
+    """A number format does not exist, or cannot hold the value given."""
+
+
+class SpecError(OpenNPEError):
+    """An engine specification contradicts itself."""
+
+
+class AccumulatorError(OpenNPEError):
+    """A sum has more terms than the accumulator holds exactly."""
+
+
+class NetworkError(OpenNPEError):
+    """A network is malformed: unknown tensors, shapes that do not fit, a cycle."""
+
+
+class ModelError(OpenNPEError):
+    """A model file cannot be read or holds something unsupported."""
+
+
+class DataError(OpenNPEError):
+    """Input data does not fit the model."""
+
+
+class PolicyError(OpenNPEError):
+    """A format policy or specification file is invalid."""
+
+
+class ToolError(OpenNPEError):
+    """An external tool is missing or failed; the message names the cure."""

@@ -1,0 +1,141 @@
+"""Specifications: the choices that make an engine; widths, limits and latencies follow.
+
+Nested by level, MacSpec < EngineSpec < ArraySpec < CoprocessorSpec; a component receives its own
+level only. Fields are choices, properties are consequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from opennpe.golden import formats, mac
+from opennpe.golden.errors import SpecError
+
+__all__ = ["ArraySpec", "CoprocessorSpec", "EngineSpec", "MacSpec"]
+
+
+@dataclass(frozen=True)
+class MacSpec:
+    """How numbers meet: formats, underflow rule, accumulator.
+
+    ``accumulator``: "exact" (order-free) or "windowed" (``window_bits`` wide, ``window_terms``
+    products a step, in index order; see :mod:`opennpe.golden.window`).
+    """
+
+    formats: tuple[str, ...] = formats.ENGINE_FORMATS
+    underflow: formats.Underflow = "zero"
+    accumulator: Literal["exact", "windowed"] = "exact"
+    window_bits: int = 0
+    window_terms: int = 4
+
+    def __post_init__(self) -> None:
+        formats.check_underflow(self.underflow)
+        if not self.formats:
+            raise SpecError("a MAC needs at least one format, got none")
+        for name in self.formats:
+            mac.operand_format(name)
+        if self.accumulator not in ("exact", "windowed"):
+            raise SpecError(f"accumulator is '{self.accumulator}': expected exact or windowed")
+        if self.accumulator == "windowed" and not 4 <= self.window_bits <= 128:
+            raise SpecError(f"a windowed accumulator takes 4 to 128 bits, got {self.window_bits}")
+        if self.accumulator == "exact" and self.window_bits:
+            raise SpecError(f"an exact accumulator has no window, got {self.window_bits} bits")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One SIMD engine: a word of operands in, one accumulator a lane, one shared round unit."""
+
+    mac: MacSpec = field(default_factory=MacSpec)
+    word_bits: int = 16
+    accumulator_bits: int = mac.GROUP_BITS
+    shift_bits: int = 10
+
+    def __post_init__(self) -> None:
+        for name in self.mac.formats:
+            bits = formats.get(name).bits
+            if self.word_bits % bits:
+                raise SpecError(
+                    f"lanes must divide the word: {self.word_bits} bits into {bits}-bit codes"
+                )
+        if self.accumulator_bits % max(self.lane_counts):
+            raise SpecError(
+                f"accumulator lanes must divide {self.accumulator_bits} bits into "
+                f"{max(self.lane_counts)}"
+            )
+
+    @property
+    def lane_counts(self) -> tuple[int, ...]:
+        """Lanes of each format, in the order of ``mac.formats``."""
+        return tuple(self.lanes(name) for name in self.mac.formats)
+
+    def lanes(self, name: str) -> int:
+        """Operands of a format in one word."""
+        return int(self.word_bits // formats.get(name).bits)
+
+    def lane_accumulator_bits(self, name: str) -> int:
+        """Accumulator bits of one lane in a format's mode."""
+        return self.accumulator_bits // self.lanes(name)
+
+    def max_terms(self, a: str, b: str | None = None) -> int:
+        """Products one lane's accumulator is sure to hold (DESIGN 2)."""
+        return mac.max_terms(a, b, self.accumulator_bits)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Pipeline stages in order; no stage holds more than one step."""
+        return ("decode", "multiply", "align", "accumulate", "normalise", "round")
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a sum's last word pair accepted to its first result offered."""
+        return len(self.stages)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """``rows`` x ``columns`` engines, output-stationary.
+
+    A row holds one output pixel (or token), a column ``lanes`` consecutive output channels.
+    """
+
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    rows: int = 4
+    columns: int = 4
+
+    def __post_init__(self) -> None:
+        for what, count in (("rows", self.rows), ("columns", self.columns)):
+            if not 1 <= count <= 64:
+                raise SpecError(f"an array has 1 to 64 {what}, got {count}")
+
+    def macs_per_cycle(self, name: str) -> int:
+        """Peak multiply-accumulates a cycle in a format."""
+        return self.rows * self.columns * self.engine.lanes(name)
+
+
+@dataclass(frozen=True)
+class CoprocessorSpec:
+    """An array with its memories: what ``opennpe sim`` simulates."""
+
+    name: str = "custom"
+    array: ArraySpec = field(default_factory=ArraySpec)
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The array's engine."""
+        return self.array.engine
+
+    @property
+    def mac(self) -> MacSpec:
+        """The engine's arithmetic."""
+        return self.array.engine.mac
+
+    @property
+    def underflow(self) -> formats.Underflow:
+        """The underflow rule of every rounding."""
+        return self.mac.underflow
+
+    def max_terms(self, a: str, b: str | None = None) -> int:
+        """Products one lane's accumulator is sure to hold."""
+        return self.engine.max_terms(a, b)
