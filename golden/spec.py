@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from opennpe.golden import formats, mac
+from opennpe.golden import formats
+from opennpe.golden.mac import GROUP_BITS, max_terms, operand_format
 from opennpe.golden.errors import SpecError
 
 __all__ = ["ArraySpec", "CoprocessorSpec", "EngineSpec", "MacSpec"]
@@ -34,7 +35,7 @@ class MacSpec:
         if not self.formats:
             raise SpecError("a MAC needs at least one format, got none")
         for name in self.formats:
-            mac.operand_format(name)
+            operand_format(name)
         if self.accumulator not in ("exact", "windowed"):
             raise SpecError(f"accumulator is '{self.accumulator}': expected exact or windowed")
         if self.accumulator == "windowed" and not 4 <= self.window_bits <= 128:
@@ -49,7 +50,7 @@ class EngineSpec:
 
     mac: MacSpec = field(default_factory=MacSpec)
     word_bits: int = 16
-    accumulator_bits: int = mac.GROUP_BITS
+    accumulator_bits: int = GROUP_BITS
     shift_bits: int = 10
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class EngineSpec:
 
     def max_terms(self, a: str, b: str | None = None) -> int:
         """Products one lane's accumulator is sure to hold (DESIGN 2)."""
-        return mac.max_terms(a, b, self.accumulator_bits)
+        return max_terms(a, b, self.accumulator_bits)
 
     @property
     def stages(self) -> tuple[str, ...]:
