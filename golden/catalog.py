@@ -24,9 +24,7 @@ STRICT_4X4 = CoprocessorSpec(
 )
 """EDGE_4X4 with the posit standard's underflow rule. supported"""
 
-CATALOG = {
-    spec.name: spec for spec in (EDGE_1X1, EDGE_4X4, EDGE_8X8, EDGE_16X16, STRICT_4X4)
-}
+CATALOG = {spec.name: spec for spec in (EDGE_1X1, EDGE_4X4, EDGE_8X8, EDGE_16X16, STRICT_4X4)}
 
 
 def get(name: str) -> CoprocessorSpec:

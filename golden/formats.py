@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
 from opennpe.golden import codec
 from opennpe.golden.errors import FormatError
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
 from opennpe.golden.errors import FormatError
 from opennpe.golden.mac import Accumulator, compute_formats, operand_format
 

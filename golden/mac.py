@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-
 from opennpe.golden import codec, formats
 from opennpe.golden.errors import AccumulatorError, FormatError
 

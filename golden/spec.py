@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from opennpe.golden import formats
-from opennpe.golden.mac import GROUP_BITS, max_terms, operand_format
 from opennpe.golden.errors import SpecError
+from opennpe.golden.mac import GROUP_BITS, max_terms, operand_format
 
 __all__ = ["ArraySpec", "CoprocessorSpec", "EngineSpec", "MacSpec"]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-
 from opennpe.golden import codec, formats
 from opennpe.golden.mac import operand_format, round_sum
 
