@@ -124,7 +124,7 @@ def _mode(layer: L.Layer, ins: list[Any]) -> str:
     names = [t.format for t in ins]
     if isinstance(layer, L.Conv | L.Linear):
         names.append(layer.weight_format)
-    return max(names, key=lambda name: int(mac.operand_format(name).bits))
+    return str(max(names, key=lambda name: int(mac.operand_format(name).bits)))
 
 
 def _gemm_extent(

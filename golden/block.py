@@ -91,7 +91,7 @@ class BlockFormat:
         padded = np.zeros((*x.shape[:-1], blocks * self.size))
         padded[..., :count] = x
         grouped = padded.reshape(*x.shape[:-1], blocks, self.size)
-        bad = ~np.isfinite(grouped).all(axis=-1)
+        bad = np.asarray(~np.isfinite(grouped).all(axis=-1))
         clean = np.where(bad[..., None], 0.0, grouped)
         scales = np.where(bad, E8M0_NAN if self.scale == "e8m0" else 0x7F, self._scales(clean))
         factor = self.scale_values(np.where(bad, 127 if self.scale == "e8m0" else 0x38, scales))

@@ -161,7 +161,7 @@ def round_exact(
     negative = numerator < 0
     if fmt.kind == "posit":
         code = _round_posit(fmt, x, underflow)
-        return (1 << fmt.bits) - code if negative and code else code
+        return (-code if negative else code) & ((1 << int(fmt.bits)) - 1)
     if fmt.kind == "float":
         return _round_float(fmt, x) | (int(negative) << (fmt.bits - 1))
     return _round_int(fmt, x, negative)

@@ -43,7 +43,7 @@ def unpack(f: Any, words: ArrayLike) -> NDArray[Any]:
     fmt = operand_format(f)
     shifts = np.arange(lanes(fmt), dtype=np.uint32) * fmt.bits
     codes = (np.asarray(words, dtype=np.uint32)[..., None] >> shifts) & ((1 << fmt.bits) - 1)
-    return codes.astype(fmt.dtype)
+    return np.asarray(codes, dtype=fmt.dtype)
 
 
 def dot_words(

@@ -85,7 +85,7 @@ def accumulator_bits(a: str, b: str, group_bits: int = GROUP_BITS) -> int:
     """
     ca, cb = compute_formats(a, b)
     if ca in formats.ENGINE_FORMATS and cb in formats.ENGINE_FORMATS:
-        return group_bits // (16 // max(formats.get(ca).bits, formats.get(cb).bits))
+        return group_bits // (16 // max(int(formats.get(ca).bits), int(formats.get(cb).bits)))
     return max_product(a, b).bit_length() + 32
 
 

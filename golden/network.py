@@ -30,7 +30,7 @@ class Tensor:
 
     def decode(self, codes: Any) -> NDArray[np.float64]:
         """Codes of any shape to real values (float64)."""
-        return np.ldexp(formats.get(self.format).decode(codes), self.scale)
+        return np.asarray(np.ldexp(formats.get(self.format).decode(codes), self.scale))
 
     def encode(self, values: Any, underflow: formats.Underflow = "minpos") -> NDArray[Any]:
         """Real values of any shape to codes, one rounding."""

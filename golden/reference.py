@@ -5,21 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import activations, codec, formats, mac, shapes, window
+from opennpe.golden import activations, formats, mac, window
 from opennpe.golden import layers as L
-from opennpe.golden.errors import AccumulatorError, FormatError, NetworkError
+from opennpe.golden.errors import NetworkError
 from opennpe.golden.network import Network, Tensor, encode_inputs
+from opennpe.golden.pooling import patches, pool
+from opennpe.golden.rounding import check_terms, convert, finish, reciprocal
 from opennpe.golden.spec import CoprocessorSpec
 
 __all__ = ["check_terms", "convert", "evaluate", "reciprocal"]
 
 Codes = NDArray[Any]
-RECIPROCAL_BITS = 16
 
 
 def evaluate(
@@ -45,47 +45,6 @@ def evaluate(
     return tensors
 
 
-def check_terms(
-    spec: CoprocessorSpec, layer: L.Layer, a: str, b: str, terms: int, bias_units: int = 0
-) -> None:
-    """Refuse a layer whose sums the accumulator might not hold (DESIGN 2).
-
-    Raises:
-        AccumulatorError: naming the layer, its terms and the limit.
-    """
-    total = terms + -(-bias_units // mac.max_product(a, b))
-    limit = spec.max_terms(a, b)
-    if total > limit:
-        raise AccumulatorError(
-            f"layer '{layer.name}' sums {total} terms of {a} x {b}, the accumulator holds {limit}: "
-            "choose a wider format for it or split it"
-        )
-
-
-def _round_rational(out: Any, value: Fraction, exponent: int, underflow: formats.Underflow) -> int:
-    return codec.round_exact(out, value.numerator, exponent, underflow, value.denominator)
-
-
-def _finish(
-    spec: CoprocessorSpec,
-    out: Tensor,
-    total: int,
-    exponent: int,
-    nan: bool,
-    clip: L.Clip | None = None,
-) -> int:
-    """Clip the exact value ``total * 2**exponent`` (real units) and round it to ``out``."""
-    fmt = formats.get(out.format)
-    if nan:
-        return mac.round_sum(fmt, 0, 0, True, spec.underflow)
-    value = Fraction(int(total)) * Fraction(2) ** exponent
-    if clip is not None:
-        low, high = clip
-        value = max(value, Fraction(low)) if low > -math.inf else value
-        value = min(value, Fraction(high)) if high < math.inf else value
-    return _round_rational(fmt, value, -out.scale, spec.underflow)
-
-
 def _affine(
     spec: CoprocessorSpec,
     layer: L.Conv | L.Linear,
@@ -108,7 +67,7 @@ def _affine(
         check_terms(spec, layer, x.format, layer.weight_format, a.shape[-1], abs(offset))
         for i in range(sums.shape[0]):
             total = sums[i, j] + offset
-            result[i, j] = _finish(spec, out, total, grid + scale, nan[i, j], layer.clip)
+            result[i, j] = finish(spec, out, total, grid + scale, nan[i, j], layer.clip)
     return result
 
 
@@ -148,40 +107,22 @@ def _clip_code(
         return code
     bounds = [b if math.isinf(b) else float(out.decode(out.encode(b, underflow))) for b in clip]
     value = float(out.decode(np.array(code)))
-    return code if bounds[0] <= value <= bounds[1] else int(out.encode(np.clip(value, *bounds)))
-
-
-def _patches(x: Codes, kernel: shapes.Shape, layer: L.Conv | L.Pool, fill: int) -> Codes:
-    """Windows of (N, C, spatial...) as (N, outputs..., C, taps); padding holds ``fill``."""
-    rank = len(kernel)
-    ends = layer.pads[rank:]
-    extra = [0] * rank
-    ceil_mode = isinstance(layer, L.Pool) and layer.ceil_mode
-    out = shapes._windows(layer, x.shape[2:], kernel, ceil_mode)
-    for i in range(rank):
-        reach = (out[i] - 1) * layer.strides[i] + layer.dilations[i] * (kernel[i] - 1) + 1
-        extra[i] = max(reach - x.shape[2 + i] - layer.pads[i] - ends[i], 0)
-    width = [(0, 0), (0, 0)] + [(layer.pads[i], ends[i] + extra[i]) for i in range(rank)]
-    padded = np.pad(x.astype(np.int64), width, constant_values=fill)
-    taps = []
-    for offset in itertools.product(*(range(k) for k in kernel)):
-        index = tuple(
-            slice(o * d, o * d + (n - 1) * s + 1, s)
-            for o, d, n, s in zip(offset, layer.dilations, out, layer.strides, strict=True)
-        )
-        taps.append(padded[(slice(None), slice(None), *index)])
-    return np.moveaxis(np.stack(taps, axis=-1), 1, -2)
+    return (
+        code
+        if bounds[0] <= value <= bounds[1]
+        else int(out.encode(min(max(value, bounds[0]), bounds[1])))
+    )
 
 
 def _conv(spec: Any, layer: L.Conv, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
     x = values[0]
     kernel = layer.weights.shape[2:]
-    patches = _patches(x, kernel, layer, 0)
-    lead = patches.shape[:-2]
+    windows = patches(x, kernel, layer, 0)
+    lead = windows.shape[:-2]
     per_in, per_out = layer.weights.shape[1], layer.weights.shape[0] // layer.groups
     columns = []
     for g in range(layer.groups):
-        rows = patches[..., g * per_in : (g + 1) * per_in, :]
+        rows = windows[..., g * per_in : (g + 1) * per_in, :]
         channels = slice(g * per_out, (g + 1) * per_out)
         weights = layer.weights[channels].reshape(per_out, -1)
         flat = rows.reshape(math.prod(lead), -1)
@@ -196,7 +137,7 @@ def _linear(
     x = values[0]
     flat = x.reshape(-1, x.shape[-1])
     result = _affine(spec, layer, ins[0], flat, layer.weights, slice(None), out)
-    return result.reshape(*x.shape[:-1], layer.weights.shape[0])
+    return np.asarray(result.reshape(*x.shape[:-1], layer.weights.shape[0]))
 
 
 def _matmul(
@@ -207,7 +148,7 @@ def _matmul(
     sums, nan = mac.exact_sums(a.format, b.format, values[0], values[1])
     exponent = mac.grid_exponent(a.format, b.format) + a.scale + b.scale
     flat = [
-        _finish(spec, out, total, exponent, bad, layer.clip)
+        finish(spec, out, total, exponent, bad, layer.clip)
         for total, bad in zip(sums.ravel().tolist(), nan.ravel().tolist(), strict=True)
     ]
     return np.array(flat, dtype=np.int64).reshape(sums.shape)
@@ -225,7 +166,7 @@ def _add(spec: Any, layer: L.Add, ins: list[Tensor], values: list[Codes], out: T
             result[index] = mac.round_sum(formats.get(out.format), 0, 0, True)
             continue
         total = sum(s * mac.to_grid(v, grid) for s, v in zip(layer.signs, pair, strict=True))
-        result[index] = _finish(spec, out, total, grid, False, layer.clip)
+        result[index] = finish(spec, out, total, grid, False, layer.clip)
     return result
 
 
@@ -235,88 +176,11 @@ def _mul(spec: Any, layer: L.Mul, ins: list[Tensor], values: list[Codes], out: T
     arrays = np.broadcast_arrays(*values)
     result = np.zeros(arrays[0].shape, dtype=np.int64)
     for index in np.ndindex(result.shape):
-        product, nan = mac.multiply(a.format, b.format, arrays[0][index], arrays[1][index])
-        result[index] = _finish(spec, out, product, exponent, nan, layer.clip)
+        product, nan = mac.multiply(
+            a.format, b.format, int(arrays[0][index]), int(arrays[1][index])
+        )
+        result[index] = finish(spec, out, product, exponent, nan, layer.clip)
     return result
-
-
-def reciprocal(count: int) -> tuple[int, int]:
-    """``1/count`` as ``(m, q)`` meaning ``m * 2**-q``: the rule "rne17" for average pooling.
-
-    ``q = 16 + ceil(log2(count))`` and m is the nearest integer, so m has at most 17 bits; powers
-    of two are exact.
-    """
-    q = RECIPROCAL_BITS + (count - 1).bit_length()
-    return round(Fraction(1 << q, count)), q
-
-
-def _pool(spec: Any, layer: L.Pool, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
-    x, tensor = values[0], ins[0]
-    inside = _patches(np.ones((1, 1, *x.shape[2:]), dtype=np.int64), layer.kernel, layer, 0)
-    if layer.kind == "max":
-        return _max_pool(spec, layer, tensor, x, inside, out)
-    fmt = formats.get(tensor.format)
-    patches = _patches(x, layer.kernel, layer, 0)
-    sums = fmt.fixed(patches).sum(axis=-1)
-    nan = fmt.is_nan(patches).any(axis=-1)
-    counts = _average_counts(layer, x.shape[2:], inside)
-    result = np.zeros(sums.shape, dtype=np.int64)
-    for index in np.ndindex(sums.shape):
-        m, q = reciprocal(int(counts[index[1:-1]]))
-        exponent = fmt.lsb_exponent + tensor.scale - q
-        result[index] = _finish(spec, out, sums[index] * m, exponent, nan[index])
-    return np.moveaxis(result, -1, 1)
-
-
-def _average_counts(layer: L.Pool, spatial: shapes.Shape, inside: Codes) -> Codes:
-    """Elements each window divides by (outputs...)."""
-    if not layer.count_include_pad:
-        return np.maximum(inside.sum(axis=-1)[0, ..., 0], 1)
-    # Declared padding counts; what ceil_mode adds beyond it does not.
-    rank = len(spatial)
-    grown = tuple(n + layer.pads[i] + layer.pads[rank + i] for i, n in enumerate(spatial))
-    bare = L.Pool(
-        layer.name,
-        layer.inputs,
-        layer.output,
-        layer.kind,
-        layer.kernel,
-        layer.strides,
-        (0,) * (2 * rank),
-        layer.dilations,
-        ceil_mode=layer.ceil_mode,
-    )
-    ones = _patches(np.ones((1, 1, *grown), dtype=np.int64), layer.kernel, bare, 0)
-    counts = ones.sum(axis=-1)[0, ..., 0]
-    return np.maximum(counts[tuple(slice(n) for n in inside.shape[1:-2])], 1)
-
-
-def _max_pool(
-    spec: Any, layer: L.Pool, tensor: Tensor, x: Codes, inside: Codes, out: Tensor
-) -> Codes:
-    fmt = formats.get(tensor.format)
-    keys = fmt.order_key(x).astype(np.int64)
-    lowest = -(1 << 24)
-    windows = _patches(keys - lowest, layer.kernel, layer, 0) + lowest
-    best = np.where(inside == 1, windows, lowest).max(axis=-1)
-    by_key = {int(k): c for c, k in enumerate(fmt.order_key(np.arange(1 << fmt.bits)))}
-    codes = np.vectorize(lambda key: by_key.get(int(key), 0))(best)
-    return convert(np.moveaxis(codes, -1, 1), tensor, out, spec.underflow)
-
-
-def convert(codes: Codes, source: Tensor, target: Tensor, underflow: formats.Underflow) -> Codes:
-    """Codes of one tensor's format and scale in another's; one rounding where they differ.
-
-    Raises:
-        FormatError: NaR met and the target has no code for it.
-    """
-    if (source.format, source.scale) == (target.format, target.scale):
-        return codes
-    fmt, out = formats.get(source.format), formats.get(target.format)
-    if out.nan_code is None and fmt.is_nan(codes).any():
-        raise FormatError(f"tensor '{source.name}' holds NaR and {out.name} has no code for it")
-    values = np.ldexp(fmt.decode(codes), source.scale - target.scale)
-    return np.asarray(out.encode(values, underflow))
 
 
 def _moved(spec: Any, source: Tensor, out: Tensor, codes: Codes) -> Codes:
@@ -341,7 +205,8 @@ def _resize(
     x, tensor = values[0], ins[0]
     fmt = formats.get(tensor.format)
     if all(index.shape[1] == 1 for index in layer.indices):
-        return _moved(spec, tensor, out, x[np.ix_(*_batch_indices(layer, x))])
+        picked: Codes = x[np.ix_(*_batch_indices(layer, x))]
+        return _moved(spec, tensor, out, picked)
     sums = fmt.fixed(x)
     nan = fmt.is_nan(x)
     bits = 0
@@ -359,9 +224,9 @@ def _resize(
         )
         bits += layer.fraction_bits
     result = np.zeros(sums.shape, dtype=np.int64)
-    for index in np.ndindex(sums.shape):
-        exponent = fmt.lsb_exponent + tensor.scale - bits
-        result[index] = _finish(spec, out, sums[index], exponent, nan[index])
+    exponent = fmt.lsb_exponent + tensor.scale - bits
+    for at in np.ndindex(sums.shape):
+        result[at] = finish(spec, out, sums[at], exponent, nan[at])
     return result
 
 
@@ -434,7 +299,7 @@ _HANDLERS: dict[type, Callable[..., Codes]] = {
     L.MatMul: _matmul,
     L.Add: _add,
     L.Mul: _mul,
-    L.Pool: _pool,
+    L.Pool: pool,
     L.Concat: _concat,
     L.Resize: _resize,
     L.Pad: _pad,

@@ -9,7 +9,7 @@ import numpy as np
 from opennpe.golden import layers as L
 from opennpe.golden.errors import NetworkError
 
-__all__ = ["Shape", "keeps_batch", "output_shape", "spatial_extent"]
+__all__ = ["Shape", "keeps_batch", "output_shape", "spatial_extent", "windows"]
 
 Shape = tuple[int, ...]
 
@@ -24,9 +24,10 @@ def spatial_extent(
     return (-(-span // stride) if ceil_mode else span // stride) + 1
 
 
-def _windows(
+def windows(
     layer: L.Conv | L.Pool, spatial: Shape, kernel: Shape, ceil_mode: bool = False
 ) -> Shape:
+    """How many windows fit along each spatial axis."""
     rank = len(spatial)
     out = []
     for i in range(rank):
@@ -61,7 +62,7 @@ def _conv(layer: L.Conv, x: Shape) -> Shape:
             f"layer '{layer.name}': {layer.weights.shape[0]} output channels do not split into "
             f"{layer.groups} groups"
         )
-    return (x[0], layer.weights.shape[0], *_windows(layer, x[2:], kernel))
+    return (x[0], layer.weights.shape[0], *windows(layer, x[2:], kernel))
 
 
 def _broadcast(layer: L.LayerBase, *shapes: Shape) -> Shape:
@@ -110,7 +111,7 @@ def output_shape(layer: L.Layer, shapes: Sequence[Shape]) -> Shape:
         case L.Add() | L.Mul():
             shape = _broadcast(layer, *shapes)
         case L.Pool():
-            shape = (*x[:2], *_windows(layer, x[2:], layer.kernel, layer.ceil_mode))
+            shape = (*x[:2], *windows(layer, x[2:], layer.kernel, layer.ceil_mode))
         case L.Concat():
             shape = _concat(layer, shapes)
         case L.Resize():

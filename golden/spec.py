@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from opennpe.golden import formats
 from opennpe.golden.errors import SpecError
+from opennpe.golden.formats import ENGINE_FORMATS, Underflow, check_underflow, get
 from opennpe.golden.mac import GROUP_BITS, max_terms, operand_format
 
 __all__ = ["ArraySpec", "CoprocessorSpec", "EngineSpec", "MacSpec"]
@@ -24,14 +24,14 @@ class MacSpec:
     products a step, in index order; see :mod:`opennpe.golden.window`).
     """
 
-    formats: tuple[str, ...] = formats.ENGINE_FORMATS
-    underflow: formats.Underflow = "zero"
+    formats: tuple[str, ...] = ENGINE_FORMATS
+    underflow: Underflow = "zero"
     accumulator: Literal["exact", "windowed"] = "exact"
     window_bits: int = 0
     window_terms: int = 4
 
     def __post_init__(self) -> None:
-        formats.check_underflow(self.underflow)
+        check_underflow(self.underflow)
         if not self.formats:
             raise SpecError("a MAC needs at least one format, got none")
         for name in self.formats:
@@ -55,7 +55,7 @@ class EngineSpec:
 
     def __post_init__(self) -> None:
         for name in self.mac.formats:
-            bits = formats.get(name).bits
+            bits = get(name).bits
             if self.word_bits % bits:
                 raise SpecError(
                     f"lanes must divide the word: {self.word_bits} bits into {bits}-bit codes"
@@ -73,7 +73,7 @@ class EngineSpec:
 
     def lanes(self, name: str) -> int:
         """Operands of a format in one word."""
-        return int(self.word_bits // formats.get(name).bits)
+        return int(self.word_bits // get(name).bits)
 
     def lane_accumulator_bits(self, name: str) -> int:
         """Accumulator bits of one lane in a format's mode."""
@@ -133,9 +133,10 @@ class CoprocessorSpec:
         return self.array.engine.mac
 
     @property
-    def underflow(self) -> formats.Underflow:
+    def underflow(self) -> Underflow:
         """The underflow rule of every rounding."""
-        return self.mac.underflow
+        rule: Underflow = self.mac.underflow
+        return rule
 
     def max_terms(self, a: str, b: str | None = None) -> int:
         """Products one lane's accumulator is sure to hold."""
