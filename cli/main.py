@@ -1,0 +1,179 @@
+"""The command line: verbs, their options, and one line for every error a user can cause.
+
+Nothing heavy is imported here, so that ``opennpe --help`` answers at once; each verb imports what
+it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from opennpe.cli.errors import CheckFailed
+from opennpe.golden.errors import OpenNPEError
+
+__all__ = ["app", "main"]
+
+HELP = "OpenNPE: from a number format to a network on silicon, exact to the bit."
+
+
+class _App(typer.Typer):
+    """A typer application whose errors are one line and a status."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        sys.exit(main(*args, **kwargs))
+
+
+app = _App(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The network, in ONNX.")]
+DataFile = Annotated[
+    Path,
+    typer.Option("--data", metavar="FILE.npz", help="Arrays named as the inputs (or x), labels y."),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", "-f", help="A format, or several with commas; may be repeated."),
+]
+Policies = Annotated[
+    list[Path] | None,
+    typer.Option("--policy", "-p", metavar="P.toml", help="A format policy; may be repeated."),
+]
+SpecName = Annotated[str, typer.Option("--spec", help="The engine, a name of the catalog.")]
+Underflow = Annotated[
+    str | None,
+    typer.Option(help="Rounding next to zero, minpos or zero; the spec's unless given."),
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Run the first N samples only.", metavar="N")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the simulator.")]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Inputs that set the scales; the data's first 32 else."),
+]
+Method = Annotated[str, typer.Option(help="How scales are chosen: mse, maxabs or percentile.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; the exit status: 0 done, 1 a check failed, 2 bad input, 130 Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(args=args, prog_name="opennpe", standalone_mode=False)
+    except OpenNPEError as error:
+        return _complain(str(error))
+    except CheckFailed as error:
+        return _complain(f"check failed: {error}", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left: nothing to say to it
+        return 141
+    except Exception as error:
+        # The usage errors of whichever click typer carries; anything else is a bug of ours.
+        if not hasattr(error, "format_message"):
+            raise
+        return _complain(str(error.format_message()))
+    return status if isinstance(status, int) else 0
+
+
+def _complain(message: str, status: int = 2) -> int:
+    print(f"opennpe: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _split(names: list[str] | None) -> tuple[str, ...]:
+    """``a,b`` and ``posit(8,2)``: commas inside brackets do not separate."""
+    found = []
+    for text in names or ():
+        depth, start = 0, 0
+        for index, char in enumerate(text + ","):
+            depth += (char == "(") - (char == ")")
+            if char == "," and depth <= 0:
+                found.append(text[start:index].strip())
+                start = index + 1
+    return tuple(name for name in found if name)
+
+
+@app.command()
+def sim(
+    model: Model,
+    data: DataFile,
+    out: Annotated[Path, typer.Option(help="Folder for results.", metavar="DIR")],
+    format: Formats = None,
+    policy: Policies = None,
+    spec: SpecName = "EDGE_4X4",
+    underflow: Underflow = None,
+    check: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Replay N tiles of each layer on the RTL.")
+    ] = 0,
+    samples: Samples = None,
+    metric: Annotated[str, typer.Option(help="top1, top5, l2 or cosine; auto chooses.")] = "auto",
+    calibration: Calibration = None,
+    method: Method = "mse",
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(help="Seed of the tiles sampled by --check.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Run a network bit-exactly in each format, next to FP32."""
+    from opennpe.cli import simulate, tables
+    from opennpe.cli.progress import reporter
+
+    with reporter() as progress:
+        result = simulate.simulate(
+            model,
+            data,
+            formats=_split(format),
+            policies=policy or (),
+            spec=spec,
+            underflow=underflow,
+            check=check,
+            samples=samples,
+            metric=metric,
+            calibration=calibration,
+            method=method,
+            threads=threads,
+            seed=seed,
+            out=out,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(result.summary())
+    else:
+        tables.show(tables.run_table(result), tables.check_lines(result), [f"results: {out}"])
+    return 0
+
+
+@app.command()
+def formats(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[FORMAT]", help="Show the codes of this format.")
+    ] = None,
+    as_json: Json = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the list as a Markdown table.")
+    ] = False,
+) -> int:
+    """List the number formats, or show what each code of one means."""
+    from opennpe.cli import format_tables, tables
+
+    rows = format_tables.codes(name) if name else format_tables.listing()
+    if as_json:
+        _print_json({**format_tables.describe(name), "codes": rows} if name else rows)
+    elif as_markdown and not name:
+        print(format_tables.markdown(rows))
+    elif name:
+        tables.show(tables.code_table(format_tables.describe(name), rows))
+    else:
+        tables.show(tables.format_table(rows))
+    return 0
