@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from opennpe.golden import formats
@@ -20,7 +21,7 @@ def describe(name: str) -> Row:
     """
     fmt = formats.get(name)
     element = fmt.element if fmt.kind == "block" else fmt
-    finite = [value for value in element.values.tolist() if value == value and abs(value) < 1e300]
+    finite = [value for value in element.values.tolist() if math.isfinite(value)]
     row = {
         "name": fmt.name,
         "kind": fmt.kind,
@@ -30,7 +31,7 @@ def describe(name: str) -> Row:
         "maxpos": element.maxpos,
         "lsb_log2": element.lsb_exponent,
         "significand_bits": element.significand_bits,
-        "nan_codes": int(sum(value != value for value in element.values.tolist())),
+        "nan_codes": int(sum(math.isnan(value) for value in element.values.tolist())),
         "engine": fmt.name in formats.ENGINE_FORMATS,
     }
     if fmt.kind == "block":
@@ -63,9 +64,9 @@ def codes(name: str, limit: int = 1 << 16) -> list[Row]:
 def _value(fmt: Any, code: int) -> float | str:
     """The value as a number; the special ones by name, as JSON has no number for them."""
     value = float(fmt.values[code])
-    if value != value:
+    if math.isnan(value):
         return "NaR" if fmt.kind == "posit" else "NaN"
-    return value if abs(value) < 1e300 else ("inf" if value > 0 else "-inf")
+    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
 def markdown(rows: list[Row]) -> str:
