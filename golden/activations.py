@@ -115,6 +115,7 @@ _DEFAULTS: dict[str, Params] = {
     "selu": {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805},
     "clip": {"min": -math.inf, "max": math.inf},
 }
+_PIECEWISE = frozenset({"relu", "relu6", "clip", "abs", "hard_sigmoid", "hard_swish"})
 KINDS = (*_FORMULAS, "leaky", "prelu")
 """Activations there are; ``leaky`` and ``prelu`` multiply (:func:`prelu`), the rest are tables."""
 
@@ -148,7 +149,11 @@ def table(
     codes = _encode(target, scaled, underflow)
     low = _encode(target, scaled * (1 - CLOSE), underflow)
     high = _encode(target, scaled * (1 + CLOSE), underflow)
-    for code in np.nonzero(usable & (low != high))[0]:
+    doubtful = low != high
+    if kind not in _PIECEWISE:
+        # A float64 zero away from x = 0 may be an underflow that has lost its sign.
+        doubtful |= (y == 0) & (x != 0)
+    for code in np.nonzero(usable & doubtful)[0]:
         codes[code] = _refine(formula, float(x[code]), settings, target, out_scale, underflow)
     codes.setflags(write=False)
     return codes

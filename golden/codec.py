@@ -163,7 +163,7 @@ def round_exact(
         code = _round_posit(fmt, x, underflow)
         return (-code if negative else code) & ((1 << int(fmt.bits)) - 1)
     if fmt.kind == "float":
-        return _round_float(fmt, x) | (int(negative) << (fmt.bits - 1))
+        return _round_float(fmt, x) | (int(negative) << (int(fmt.bits) - 1))
     return _round_int(fmt, x, negative)
 
 
