@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["check_lines", "console", "count", "run_table", "show", "table"]
+__all__ = ["check_lines", "console", "count", "run_table", "show", "svg", "table"]
 
 TITLES = {"top1": "top-1", "top5": "top-5", "l2": "rel. L2", "cosine": "cosine"}
 
@@ -162,3 +163,29 @@ def code_table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Table:
             cells += [f"{row['code']:0{digits}x} {row['bits']}", f"{row['value']}"]
         grid.add_row(*cells)
     return grid
+
+
+SVG = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{ font-family: "DejaVu Sans Mono", Menlo, Consolas, monospace;
+  font-size: {char_height}px; line-height: {line_height}px; }}
+.{unique_id}-title {{ font: bold 18px sans-serif; }}
+{styles}
+</style>
+<defs><clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" /></clipPath>{lines}</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g>
+</svg>
+"""
+
+
+def svg(title: str, *parts: Any) -> str:
+    """Tables and lists of lines as a picture of a terminal, for the documentation."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        out = Console(record=True, width=110, file=nowhere, highlight=False)
+        for part in parts:
+            for item in part if isinstance(part, list) else [part]:
+                out.print(item, markup=False)
+        return out.export_svg(title=title, code_format=SVG, unique_id="opennpe")
