@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.cli.errors import CheckFailed
 from opennpe.cli.progress import Progress, Silent
 from opennpe.golden import formats, mac
 from opennpe.golden.errors import DataError
@@ -53,7 +54,8 @@ def bench(
 
     Raises:
         FormatError: an unknown format.
-        DataError: a size below 1, or a kernel that differs from golden.
+        DataError: a size below 1.
+        CheckFailed: a kernel differs from golden.
     """
     if size < 1 or repeat < 1:
         raise DataError(f"bench takes a size and repetitions of at least 1, got {size}, {repeat}")
@@ -106,7 +108,6 @@ def _compare(name: str, a: Any, b: Any, shift: int, got: NDArray[Any]) -> None:
     for i, j in rng.integers(0, len(a), (CHECKED, 2)):
         expected = mac.dot(name, a[i], b[:, j], shift=shift)
         if expected != got[i, j]:
-            raise DataError(
-                f"{name} kernel gives {int(got[i, j]):x} at ({i}, {j}), golden {expected:x}: "
-                "please report this"
+            raise CheckFailed(
+                f"the {name} kernel gives {int(got[i, j]):x} at ({i}, {j}), golden {expected:x}"
             )

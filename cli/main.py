@@ -177,3 +177,98 @@ def formats(
     else:
         tables.show(tables.format_table(rows))
     return 0
+
+
+@app.command()
+def check(
+    model: Model,
+    data: DataFile,
+    tiles: Annotated[int, typer.Option(min=1, help="Tiles of each layer.", metavar="N")] = 2,
+    format: Formats = None,
+    policy: Policies = None,
+    spec: SpecName = "EDGE_4X4",
+    underflow: Underflow = None,
+    samples: Samples = 4,
+    calibration: Calibration = None,
+    method: Method = "mse",
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled tiles.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Replay tiles of every layer on the RTL, bit for bit; writes nothing."""
+    from opennpe.cli import simulate, tables
+    from opennpe.cli.progress import reporter
+
+    with reporter() as progress:
+        result = simulate.simulate(
+            model,
+            data,
+            formats=_split(format),
+            policies=policy or (),
+            spec=spec,
+            underflow=underflow,
+            check=tiles,
+            samples=samples,
+            calibration=calibration,
+            method=method,
+            threads=threads,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        runs = result.summary()["runs"]
+        _print_json({name: run["rtl_replay"] for name, run in runs.items()})
+    else:
+        tables.show(tables.check_lines(result))
+    return 0
+
+
+@app.command()
+def quantize(
+    model: Model,
+    data: DataFile,
+    out: Annotated[Path, typer.Option(help="The network file.", metavar="NET.npz")],
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="One format for everything.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", "-p", metavar="P.toml", help="A format policy.")
+    ] = None,
+    method: Method = "mse",
+    as_json: Json = False,
+) -> int:
+    """Calibrate a network and write its codes, formats and scales to one file."""
+    from opennpe.cli import quantizing, tables
+
+    network = quantizing.quantize(model, data, out, format=format, policy=policy, method=method)
+    if as_json:
+        _print_json(quantizing.summary(network))
+    else:
+        tables.show(tables.network_table(quantizing.summary(network)), [f"network: {out}"])
+    return 0
+
+
+@app.command()
+def bench(
+    format: Formats = None,
+    size: Annotated[int, typer.Option(min=1, help="Extent of the square matrices.")] = 1024,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; the best counts.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
+    as_json: Json = False,
+) -> int:
+    """Time the kernels against float32 BLAS in one run."""
+    import os
+
+    for name in ("OPENBLAS", "OMP", "MKL", "NUMBA"):
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)  # read when NumPy and Numba are loaded
+    from opennpe.cli import bench as timing
+    from opennpe.cli import tables
+    from opennpe.cli.progress import reporter
+
+    with reporter() as progress:
+        rows = timing.bench(_split(format), size, repeat, progress)
+    if as_json:
+        _print_json({"size": size, "threads": threads, "rows": [row.summary() for row in rows]})
+    else:
+        tables.show(tables.bench_table(rows, size, threads))
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from opennpe.cli.results import Result, Run
 
-__all__ = ["Spread", "cycles_per_layer", "draw", "error_per_layer", "metric_bars", "value_spread"]
+__all__ = [
+    "Spread",
+    "cycles_per_layer",
+    "draw",
+    "error_per_layer",
+    "metric_bars",
+    "png",
+    "value_spread",
+]
 
 COLOURS = {
     "fp32": "#7f7f7f",
@@ -59,8 +68,15 @@ def draw(result: Result, spread: Spread | None, folder: Path) -> list[str]:
     }
     for name, figure in figures.items():
         if figure is not None:
-            figure.savefig(folder / name, dpi=130, metadata={"Software": None})
+            (folder / name).write_bytes(png(figure))
     return [name for name, figure in figures.items() if figure is not None]
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG bytes, the same bytes for the same data."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _colour(name: str, runs: tuple[Run, ...]) -> str:

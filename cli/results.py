@@ -64,7 +64,8 @@ class Checked:
 class Run:
     """One pass over the data in one format or policy; ``fp32`` is the reference.
 
-    ``macs``, ``words`` and ``cycles`` are per sample; ``seconds`` is for all samples.
+    ``macs``, ``words`` and ``cycles`` are per sample; ``samples_per_second`` is the speed of the
+    simulation itself.
     """
 
     name: str
@@ -73,8 +74,7 @@ class Run:
     macs: int
     words: int
     cycles: int
-    seconds: float
-    samples: int
+    samples_per_second: float
     codes: Mapping[str, NDArray[Any]] = field(repr=False)
     values: Mapping[str, NDArray[np.float64]] = field(repr=False)
     relative_l2: Mapping[str, float]
@@ -83,11 +83,6 @@ class Run:
     formats: Mapping[str, str] = field(default_factory=dict)
     scales: Mapping[str, int] = field(default_factory=dict)
     checked: Checked | None = None
-
-    @property
-    def samples_per_second(self) -> float:
-        """Speed of the simulation itself."""
-        return self.samples / self.seconds if self.seconds else math.inf
 
     @property
     def nan_outputs(self) -> int:
@@ -132,7 +127,6 @@ def _run_summary(run: Run, metric: str) -> dict[str, Any]:
         "difference_to_fp32": _number(run.difference),
         "relative_l2_to_fp32": {k: _number(v) for k, v in run.relative_l2.items()},
         "cosine_to_fp32": {k: _number(v) for k, v in run.cosine.items()},
-        "simulation_seconds": run.seconds,
         "simulation_samples_per_second": _number(run.samples_per_second),
     }
     if run.layers:

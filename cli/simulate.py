@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from opennpe import quant
 from opennpe.cli import data as datasets
-from opennpe.cli import metrics, results
-from opennpe.cli.data import Data
+from opennpe.cli import graphs, pictures, results
 from opennpe.cli.files import output_folder
 from opennpe.cli.progress import Progress, Silent
-from opennpe.cli.results import Checked, LayerRow, Result, Run
-from opennpe.golden import array, catalog, formats
+from opennpe.cli.results import Result
+from opennpe.cli.study import CALIBRATION_SAMPLES, Job, Study
+from opennpe.golden import catalog
+from opennpe.golden import formats as number_formats
 from opennpe.golden import layers as L
-from opennpe.golden.errors import FormatError, PolicyError
-from opennpe.golden.network import Network
+from opennpe.golden.errors import PolicyError
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.quant.policy import Policy
 
-__all__ = ["Job", "Probe", "engine_spec", "plan", "simulate"]
-
-CALIBRATION_SAMPLES = 32
-BATCH_ELEMENTS = 1 << 24
-"""Tensor elements a batch may keep: bounds the memory of a run."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One column of the comparison: a name and the format policy behind it."""
-
-    name: str
-    policy: Policy
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Every tensor of one batch of a run, for errors by layer and for tiles to replay."""
-
-    start: int
-    codes: Mapping[str, NDArray[Any]]
+__all__ = ["engine_spec", "plan", "simulate"]
 
 
 def plan(names: Sequence[str] = (), policies: Sequence[str | Path] = ()) -> list[Job]:
@@ -57,8 +33,8 @@ def plan(names: Sequence[str] = (), policies: Sequence[str | Path] = ()) -> list
         PolicyError: a policy that cannot be read, or two jobs of one name.
     """
     if not names and not policies:
-        names = formats.ENGINE_FORMATS
-    jobs = [Job(formats.get(name).name, Policy.uniform(name)) for name in names]
+        names = number_formats.ENGINE_FORMATS
+    jobs = [Job(number_formats.get(name).name, Policy.uniform(name)) for name in names]
     jobs += [Job(Path(path).stem, Policy.load(path)) for path in policies]
     for name in (job.name for job in jobs):
         if name == "fp32" or sum(job.name == name for job in jobs) > 1:
@@ -76,7 +52,7 @@ def engine_spec(name: str, underflow: str | None = None) -> CoprocessorSpec:
     spec = catalog.get(name)
     if underflow is None:
         return spec
-    formats.check_underflow(underflow)
+    number_formats.check_underflow(underflow)
     mac = dataclasses.replace(spec.mac, underflow=underflow)  # type: ignore[arg-type]
     engine = dataclasses.replace(spec.engine, mac=mac)
     return dataclasses.replace(spec, array=dataclasses.replace(spec.array, engine=engine))
@@ -128,7 +104,7 @@ def simulate(
     engine = engine_spec(spec, underflow)
     with output_folder(out) if out is not None else nullcontext() as folder:
         graph = quant.load_onnx(model)
-        shapes = input_shapes(graph)
+        shapes = graphs.input_shapes(graph)
         given = datasets.fit(datasets.load_npz(data), shapes, Path(data).name)
         shown = given if samples is None else given.first(samples)
         calibrated = given.first(CALIBRATION_SAMPLES)
@@ -136,10 +112,39 @@ def simulate(
             held = datasets.load_npz(calibration)
             calibrated = datasets.fit(held, shapes, Path(calibration).name)
         study = Study(graph, shown, calibrated, engine, method, threads, check, seed, progress)
+        if check:
+            from opennpe.cli.rtl_engine import replayer  # needs the RTL tools only here
+
+            study.engine = replayer(engine)
         result = study.run(Path(model).name, jobs, metric)
         if folder is not None:
             progress.stage("writing results", 1)
             results.write(result, folder)
-            _draw(result, study, folder)
+            pictures.draw(result, spread(study), folder)
             progress.advance()
     return result
+
+
+def spread(study: Study) -> pictures.Spread | None:
+    """The probed values of the widest tensor that a product writes, and every run's grid there."""
+    common = [
+        (study.truth[layer.output].size, layer.output)
+        for layer in next(iter(study.probes.values())).network.layers
+        if isinstance(layer, L.Conv | L.Linear)
+        and layer.output in study.truth
+        and all(layer.output in probe.codes for probe in study.probes.values())
+    ]
+    if not common:
+        return None
+    name = max(common)[1]
+    grids, values = {}, {}
+    for run, probe in study.probes.items():
+        tensor = probe.network.tensors[name]
+        levels = np.ldexp(number_formats.get(tensor.format).values, tensor.scale)
+        grids[run] = np.unique(levels[np.isfinite(levels) & (levels >= 0)])
+        values[run] = probe.real(name).ravel()
+    reference = np.asarray(study.truth[name], dtype=np.float64).ravel()
+    reference = reference[: min(len(v) for v in values.values())]
+    return pictures.Spread(
+        name, reference, grids, {run: v[: len(reference)] for run, v in values.items()}
+    )

@@ -189,3 +189,35 @@ def svg(title: str, *parts: Any) -> str:
             for item in part if isinstance(part, list) else [part]:
                 out.print(item, markup=False)
         return out.export_svg(title=title, code_format=SVG, unique_id="opennpe")
+
+
+def network_table(about: dict[str, Any]) -> Table:
+    """The table of ``opennpe quantize``."""
+    rows = [
+        ["layers", ", ".join(f"{n} {kind}" for kind, n in about["layers"].items())],
+        ["weights", ", ".join(f"{count(n)} {f}" for f, n in about["weights_by_format"].items())],
+        ["weight bytes", str(about["weight_bytes"])],
+        ["MACs per sample", count(about["macs_per_sample"])],
+    ]
+    for side in ("inputs", "outputs"):
+        for name, tensor in about[side].items():
+            shape = "x".join(map(str, tensor["shape"]))
+            scale = f"{tensor['format']} x 2^{tensor['scale_log2']}"
+            rows.append([f"{side[:-1]} {name}", f"{shape} {scale}"])
+    return table(about["name"], {"": "left", " ": "left"}, rows)
+
+
+def bench_table(rows: list[Any], size: int, threads: int) -> Table:
+    """The table of ``opennpe bench``."""
+    columns = {
+        "kernel": "left",
+        "data": "left",
+        "ms": "right",
+        "GOP/s": "right",
+        "x float32": "right",
+    }
+    title = f"matmul {size}x{size}x{size}, {threads} thread{'s' if threads > 1 else ''}, best"
+    cells = [
+        [r.kernel, r.data, f"{r.milliseconds:.2f}", f"{r.gops:.1f}", f"{r.ratio:.2f}"] for r in rows
+    ]
+    return table(title, columns, cells)

@@ -21,7 +21,7 @@ def layer(name: str, cycles: int = 40) -> LayerRow:
 
 def run(name: str, value: float = 0.75, **changes: object) -> Run:
     values = {"out/0": np.array([[0.5, -1.0], [2.0, 0.25]])}
-    made = Run(name, value, value - 0.8, 2_000_000, 12_345, 678, 0.5, 2,
+    made = Run(name, value, value - 0.8, 2_000_000, 12_345, 678, 4.0,
                {"out/0": np.array([[1, 2], [3, 4]], np.uint8)}, values, {"out/0": 0.01},
                {"out/0": 0.999}, (layer("conv/1"), layer("shape", 0)), {"out/0": "posit8"},
                {"out/0": -3})  # fmt: skip
