@@ -204,7 +204,9 @@ def network_table(about: dict[str, Any]) -> Table:
             shape = "x".join(map(str, tensor["shape"]))
             scale = f"{tensor['format']} x 2^{tensor['scale_log2']}"
             rows.append([f"{side[:-1]} {name}", f"{shape} {scale}"])
-    return table(about["name"], {"": "left", " ": "left"}, rows)
+    grid = table(about["name"], {"what": "left", "value": "left"}, rows)
+    grid.show_header = False
+    return grid
 
 
 def bench_table(rows: list[Any], size: int, threads: int) -> Table:
