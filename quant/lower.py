@@ -1,0 +1,142 @@
+"""From the float graph to golden.Network: formats by policy, scales by samples, codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from opennpe.golden import formats, mac
+from opennpe.golden import layers as L
+from opennpe.golden.network import Network, Tensor
+from opennpe.golden.rounding import check_terms
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.quant import scales
+from opennpe.quant.graph import Graph
+from opennpe.quant.grouping import Grouping, moves
+from opennpe.quant.policy import MODEL, Policy
+
+__all__ = ["lower"]
+
+SLOPE_FORMAT = "posit16"
+Samples = Mapping[str, NDArray[np.float64]]
+
+
+def lower(graph: Graph, samples: Samples, policy: Policy, method: str) -> Network:
+    """Compose the network.
+
+    Args:
+        graph: the float graph.
+        samples: values of every tensor that is not constant.
+        policy: formats.
+        method: "mse", "maxabs" or "percentile".
+
+    Raises:
+        AccumulatorError: a layer sums more terms than the accumulator holds.
+    """
+    return _Lowering(graph, samples, policy, method).network()
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, samples: Samples, policy: Policy, method: str) -> None:
+        self.graph, self.policy, self.method = graph, policy, method
+        grouping = Grouping(graph, samples, policy, method)
+        self.samples = samples
+        self.tensors: dict[str, Tensor] = {
+            name: Tensor(name, graph.shapes[name], *grouping.format_and_scale(name))
+            for name in (*graph.inputs, *(layer.output for layer in graph.layers))
+        }
+        self.constants: dict[str, NDArray[Any]] = {}
+        self.layers: list[L.Layer] = []
+
+    def network(self) -> Network:
+        for layer in self.graph.layers:
+            choice = self.policy.choice(layer.name)
+            wanted = None if moves(layer) else choice.inputs
+            weights = self.policy.fallback if choice.weights == MODEL else choice.weights
+            inputs = tuple(self._input(layer, name, wanted, weights) for name in layer.inputs)
+            self.layers.append(self._layer(replace(layer, inputs=inputs), choice.weights))
+        return Network(
+            inputs=self.graph.inputs,
+            outputs=self.graph.outputs,
+            tensors=self.tensors,
+            layers=tuple(self.layers),
+            constants=self.constants,
+            name=self.graph.name,
+        )
+
+    def _input(self, layer: L.Layer, name: str, wanted: str | None, weights: str) -> str:
+        if name in self.graph.constants:
+            return self._constant(name, weights)
+        tensor = self.tensors[name]
+        if wanted in (None, MODEL, tensor.format):
+            return name
+        assert wanted is not None
+        other = f"{name}@{wanted}"
+        if other not in self.tensors:
+            values = np.asarray(self.samples[name])
+            scale = scales.tensor_scale(wanted, values, self.method, self.policy.percentile)
+            self.tensors[other] = Tensor(other, tensor.shape, wanted, scale)
+            self.layers.append(L.Convert(name=f"convert {other}", inputs=(name,), output=other))
+        return other
+
+    def _constant(self, name: str, fmt: str) -> str:
+        own = f"{name}@{fmt}"
+        if own not in self.tensors:
+            values = self.graph.constants[name]
+            # Constants are few and known: their scale is always searched.
+            scale = scales.tensor_scale(fmt, values, "mse")
+            self.tensors[own] = Tensor(own, values.shape, fmt, scale)
+            self.constants[own] = self.tensors[own].encode(values, "zero")
+        return own
+
+    # -- layers ------------------------------------------------------------------------------
+    def _layer(self, layer: L.Layer, weights: str) -> L.Layer:
+        if isinstance(layer, L.Conv | L.Linear):
+            return self._product(layer, weights)
+        if isinstance(layer, L.MatMul):
+            a, b = (self.tensors[n] for n in layer.inputs)
+            check_terms(CoprocessorSpec(), layer, a.format, b.format, a.shape[-1])
+        if isinstance(layer, L.Activate) and layer.slope is not None:
+            codes = formats.get(SLOPE_FORMAT).encode(layer.slope, "zero")
+            return replace(layer, slope=codes)
+        return layer
+
+    def _product(self, layer: L.Conv | L.Linear, wanted: str) -> L.Layer:
+        hint = self.graph.weight_hints.get(layer.name)
+        count = len(layer.weights)
+        if wanted == MODEL and hint is not None and np.size(hint.scale) in (1, count):
+            name = hint.format
+            chosen = np.broadcast_to(np.ravel(hint.scale), (count,)).astype(np.int64)
+        else:
+            name = self.policy.fallback if wanted == MODEL else wanted
+            chosen = scales.channels(name, layer.weights, self.method, self.policy.percentile)
+        source = self.tensors[layer.inputs[0]]
+        terms = int(np.prod(layer.weights.shape[1:]))
+        base = mac.grid_exponent(source.format, name) + source.scale
+        chosen = np.maximum(chosen, _room_for_bias(source.format, name, terms, layer.bias, base))
+        side = chosen.reshape(-1, *(1,) * (layer.weights.ndim - 1))
+        codes = formats.get(name).encode(np.ldexp(layer.weights, -side), "zero")
+        units = int(np.ceil(np.abs(np.ldexp(layer.bias, -(base + chosen)))).max())
+        check_terms(CoprocessorSpec(), layer, source.format, name, terms, units)
+        return replace(layer, weights=codes, weight_format=name, weight_scale=chosen)
+
+
+def _room_for_bias(
+    a: str, b: str, terms: int, bias: NDArray[np.float64], base: int
+) -> NDArray[np.int64]:
+    """The smallest weight scale of each channel at which the accumulator holds the bias too.
+
+    A channel whose weights are all but zero would otherwise get a grid too fine for its bias.
+    """
+    room = CoprocessorSpec().max_terms(a, b) - terms
+    magnitude = np.abs(bias)
+    if room < 1 or not magnitude.any():
+        return np.full(bias.shape, np.iinfo(np.int32).min, dtype=np.int64)
+    # log2 may be off by an ulp either way: one bit of margin.
+    budget = float(np.log2(float(mac.max_product(a, b))) + np.log2(float(room))) - 1
+    with np.errstate(divide="ignore"):
+        needed = np.ceil(np.log2(magnitude) - budget) - base
+    return np.where(magnitude > 0, needed, np.iinfo(np.int32).min).astype(np.int64)

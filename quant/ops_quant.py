@@ -1,0 +1,158 @@
+"""Quantisation that a model states itself: QDQ pairs and QONNX ``Quant`` nodes.
+
+Constants are computed exactly. On activations the rounding is dropped, as the policy's formats do
+their own, while the saturation stays as a clip (models rely on it as their relu), and the format
+with its scale is kept as a :class:`~opennpe.quant.graph.Hint`, which the policy format ``model``
+asks for. A scale that is no power of two becomes the nearest one (on a logarithmic axis).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from opennpe.golden.errors import ModelError
+from opennpe.quant.builder import Builder
+from opennpe.quant.graph import Array, Hint, Unsupported
+from opennpe.quant.onnx_reader import Node
+
+__all__ = ["OPERATORS", "fold_quant", "hint_constant"]
+
+TYPES = {2: ("int8", 0, 255), 3: ("int8", -128, 127), 21: ("int4", 0, 15), 22: ("int4", -8, 7)}
+"""ONNX integer types: the format that stands for them, smallest and largest code."""
+
+
+def power_of_two(scale: Any) -> tuple[Any, bool]:
+    """The nearest exponent of every scale, and whether all are exactly powers of two."""
+    exponents = np.rint(np.log2(scale)).astype(np.int64)
+    exact = bool(np.all(np.exp2(exponents.astype(np.float64)) == np.asarray(scale, np.float64)))
+    return exponents, exact
+
+
+def _scalar(b: Builder, node: Node, index: int, what: str, default: Any = None) -> float:
+    values = b.constant(node, index, what, default)
+    array = np.asarray(values, dtype=np.float64)
+    if array.size != 1 or not np.isfinite(array).all():
+        raise Unsupported(f"{what} of an activation is no single number")
+    return float(array.ravel()[0])
+
+
+def _saturate(
+    b: Builder, node: Node, scale: float, zero: float, low: float, high: float, fmt: str
+) -> None:
+    if scale <= 0:
+        raise ModelError(f"node '{node.name}': a scale of {scale}, expected more than 0")
+    out = node.outputs[0]
+    b.activate(
+        node,
+        b.operand(node.inputs[0]),
+        "clip",
+        out,
+        min=scale * (low - zero),
+        max=scale * (high - zero),
+    )
+    exponent, exact = power_of_two(scale)
+    b.hints[out] = Hint(fmt, int(exponent), exact and zero == 0)
+
+
+def _quantize(b: Builder, node: Node) -> None:
+    scale = _scalar(b, node, 1, "the scale")
+    zero = _scalar(b, node, 2, "the zero point", 0.0)
+    point = b.constant(node, 2, "the zero point")
+    code = int(node.attributes.get("output_dtype", 0))
+    if point is not None:
+        code = {"uint8": 2, "int8": 3}.get(str(point.dtype), -1)
+    if not code:
+        code = 2
+    if code not in TYPES:
+        raise Unsupported(f"quantisation to {point.dtype if point is not None else code}")
+    fmt, low, high = TYPES[code]
+    _saturate(b, node, scale, zero, low, high, fmt)
+
+
+def _dequantize(b: Builder, node: Node) -> None:
+    source = b.tensor(node.inputs[0])
+    if source not in b.hints:
+        raise Unsupported("it does not follow a QuantizeLinear: integer tensors are not modelled")
+    scale = _scalar(b, node, 1, "the scale")
+    if power_of_two(scale)[0] != b.hints[source].scale:
+        raise Unsupported("its scale differs from its QuantizeLinear's")
+    b.same(node.outputs[0], source)
+
+
+def _quant(b: Builder, node: Node) -> None:
+    """QONNX Quant(x, scale, zero point, bit width)."""
+    scale = _scalar(b, node, 1, "the scale")
+    zero = _scalar(b, node, 2, "the zero point", 0.0)
+    bits = _scalar(b, node, 3, "the bit width")
+    low, high = _range(node, bits)
+    if bits > 8:
+        raise Unsupported(f"{bits:g} bits: formats go to 8")
+    _saturate(b, node, scale, zero, low, high, "int4" if bits <= 4 else "int8")
+
+
+def _range(node: Node, bits: float) -> tuple[float, float]:
+    signed = bool(node.attributes.get("signed", 1))
+    narrow = bool(node.attributes.get("narrow", 0))
+    if not 1 <= bits <= 32:
+        raise ModelError(f"node '{node.name}': a bit width of {bits}")
+    if signed:
+        return (-(2.0 ** (bits - 1)) + narrow, 2.0 ** (bits - 1) - 1)
+    return (0.0, 2.0**bits - 1 - narrow)
+
+
+def fold_quant(node: Node, values: list[Array | None]) -> tuple[Array, Hint]:
+    """A constant through QONNX Quant, and the format and scale it then has.
+
+    Raises:
+        ModelError: inputs missing or out of range.
+    """
+    given = [None if v is None else v.astype(np.float64) for v in values]
+    if len(given) < 4 or any(v is None for v in given[:4]):
+        raise ModelError(f"node '{node.name}' (Quant) lacks an input: expected four")
+    x, scale, zero, bits = (np.asarray(v) for v in given[:4])
+    if bits.size != 1 or not (scale > 0).all():
+        raise ModelError(
+            f"node '{node.name}': scales must be positive and the bit width one number"
+        )
+    low, high = _range(node, float(bits.ravel()[0]))
+    mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
+    rounding: dict[str, Callable[[Array], Array]] = {
+        "ROUND": np.rint,
+        "HALF_EVEN": np.rint,
+        "FLOOR": np.floor,
+        "CEIL": np.ceil,
+        "ROUND_TO_ZERO": np.trunc,
+        "DOWN": np.trunc,
+    }
+    if mode not in rounding:
+        raise ModelError(f"node '{node.name}': rounding mode '{mode}' is unknown")
+    try:
+        codes = np.clip(rounding[mode](x / scale + zero), low, high)
+        result = ((codes - zero) * scale).astype(np.float32)
+    except ValueError as error:
+        raise ModelError(f"node '{node.name}' (Quant): its inputs do not broadcast") from error
+    return result, _constant_hint("int4" if bits <= 4 else "int8", scale, zero)
+
+
+def hint_constant(node: Node, values: list[Array | None]) -> Hint | None:
+    """Format and scale of a constant that DequantizeLinear gave."""
+    codes, scale = values[0], values[1]
+    if codes is None or scale is None or codes.dtype.kind not in "iu" or not (scale > 0).all():
+        return None
+    zero = values[2] if len(values) > 2 and values[2] is not None else np.zeros(1)
+    return _constant_hint("int8", scale, zero) if codes.dtype.itemsize == 1 else None
+
+
+def _constant_hint(fmt: str, scale: Array, zero: Array) -> Hint:
+    exponents, exact = power_of_two(scale.astype(np.float64))
+    return Hint(fmt, np.ravel(exponents), exact and not np.any(zero))
+
+
+OPERATORS: dict[str, Callable[[Builder, Node], None]] = {
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _dequantize,
+    "Quant": _quant,
+    "IntQuant": _quant,
+}
