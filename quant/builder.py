@@ -25,6 +25,7 @@ class Builder:
         constants: folded values by ONNX name, any dtype.
         layers: in execution order.
         hints, weight_hints: see :class:`opennpe.quant.graph.Graph`.
+        quantised: scale and zero point of values that ONNX holds as integer codes.
     """
 
     def __init__(self, opset: int) -> None:
@@ -36,6 +37,7 @@ class Builder:
         self.hints: dict[str, Hint] = {}
         self.weight_hints: dict[str, Hint] = {}
         self.constant_hints: dict[str, Hint] = {}
+        self.quantised: dict[str, tuple[float, float]] = {}
         self.alias: dict[str, str] = {}
         self._layer_names: set[str] = set()
         self._count = 0

@@ -11,7 +11,7 @@ from onnx import ValueInfoProto, helper
 from onnx.reference import ReferenceEvaluator
 from opennpe.golden.errors import ModelError
 from opennpe.quant.graph import Array
-from opennpe.quant.onnx_reader import Node, check_elements
+from opennpe.quant.onnx_reader import Node, check_elements, plain
 
 __all__ = ["FOLDABLE", "fold"]
 
@@ -28,7 +28,7 @@ _BROADCASTING = frozenset(
     "LogSoftmax Elu Selu Softplus HardSigmoid HardSwish".split()
 )
 """Operators whose result is no larger than their inputs broadcast or joined."""
-FOLDABLE = _BROADCASTING | {"MatMul", "Gemm", "ConstantOfShape", "Expand", "Tile", "Range"}
+FOLDABLE = _BROADCASTING | {"MatMul", "Gemm", "ConstantOfShape", "Expand", "Pad", "Tile", "Range"}
 
 
 def fold(node: Node, values: list[Array | None], domains: Mapping[str, int]) -> list[Array]:
@@ -50,7 +50,7 @@ def fold(node: Node, values: list[Array | None], domains: Mapping[str, int]) -> 
         # The reference raises whatever NumPy did on inputs that contradict the node.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"node '{node.name}' ({node.op}) cannot be computed: {reason}") from error
-    arrays = [np.asarray(result) for result in results]
+    arrays = [plain(np.asarray(result)) for result in results]
     for array in arrays:
         if array.dtype.kind not in "fiub":
             raise ModelError(f"node '{node.name}' ({node.op}) gives {array.dtype} values")
@@ -77,6 +77,9 @@ def _result_shape(node: Node, values: list[Array | None]) -> tuple[int, ...]:
         match node.op:
             case "ConstantOfShape":
                 return tuple(int(n) for n in given[0].ravel())
+            case "Pad":
+                pads = given[1] if len(given) > 1 else np.asarray(node.attributes["pads"])
+                return (given[0].size + 1, *(int(p) + 1 for p in pads.ravel() if p > 0))
             case "Expand":
                 return tuple(np.broadcast_shapes(given[0].shape, tuple(given[1].tolist())))
             case "Tile":
@@ -94,7 +97,7 @@ def _result_shape(node: Node, values: list[Array | None]) -> tuple[int, ...]:
             case "GatherND":
                 # Every index may pick a whole slice.
                 return (given[1].size, math.prod(given[0].shape[1:]))
-    except (ValueError, IndexError, ZeroDivisionError, OverflowError, TypeError) as error:
+    except (ValueError, IndexError, ZeroDivisionError, OverflowError, TypeError, KeyError) as error:
         raise ModelError(f"node '{node.name}' ({node.op}) has inputs that do not fit") from error
     if node.op in ("Concat",):
         return (sum(v.size for v in given),)

@@ -113,10 +113,9 @@ def _refusal(node: Node) -> str | None:
     types = onnx.AttributeProto
     if any(a.type in (types.GRAPH, types.GRAPHS) for a in node.proto.attribute):
         return "control flow and subgraphs are not imported"
-    if node.op not in OPERATORS and node.op not in fold_constants.FOLDABLE:
-        if node.op not in NO_INPUT:
-            return "operator not supported"
-    return None
+    if node.op in OPERATORS or node.op in fold_constants.FOLDABLE or node.op in NO_INPUT:
+        return None
+    return "operator not supported"
 
 
 def _inferred_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -155,6 +154,8 @@ def _one(builder: Builder, model: Model, node: Node) -> None:
         return
     if node.op not in OPERATORS:
         raise Unsupported("operator supported on constants only")
+    if node.op != "DequantizeLinear" and any(n in builder.quantised for n in node.inputs):
+        raise Unsupported("it computes on integer codes: only DequantizeLinear may read them")
     OPERATORS[node.op](builder, node)
 
 
@@ -203,6 +204,8 @@ def _finish(builder: Builder, model: Model) -> Graph:
     name = model.path.name
     outputs = []
     for output in model.outputs:
+        if output in builder.quantised:
+            raise ModelError(f"'{name}': the output '{output}' holds integer codes: dequantise it")
         if output in builder.constants:
             raise ModelError(f"'{name}': the output '{output}' does not depend on any input")
         outputs.append(_own_tensor(builder, model, output, outputs))

@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from opennpe.golden.errors import ModelError
 from opennpe.quant.graph import Array, Shape
 
-__all__ = ["MAX_ELEMENTS", "Model", "Node", "check_elements", "read", "tensor_array"]
+__all__ = ["MAX_ELEMENTS", "Model", "Node", "check_elements", "plain", "read", "tensor_array"]
 
 MAX_FILE_BYTES = 2 << 30
 """Largest model file; protobuf itself ends here."""
@@ -98,7 +98,7 @@ def read(path: str | Path, dims: Mapping[str, int] | None = None) -> Model:
     initialisers = _initialisers(file, graph)
     inputs = _inputs(file, graph, initialisers, dims or {})
     nodes = _nodes(file, graph.node)
-    outputs = tuple(item.name for item in graph.output)
+    outputs = _outputs(file, graph)
     ordered = _order(file, nodes, {*inputs, *initialisers}, outputs)
     return Model(file, opset, domains, inputs, outputs, initialisers, ordered, proto)
 
@@ -174,10 +174,11 @@ def tensor_array(tensor: Any, folder: Path | None, what: str) -> Array:
         raise ModelError(f"{what} is damaged: {reason}") from error
     if array.shape != tuple(tensor.dims):
         raise ModelError(f"{what} is damaged: shape {tuple(tensor.dims)}, data {array.shape}")
-    return _plain(array)
+    return plain(array)
 
 
-def _plain(array: Array) -> Array:
+def plain(array: Array) -> Array:
+    """The array, its small floats (bfloat16, float8) widened to float32."""
     # ml_dtypes' small floats are exact in float32 and NumPy functions refuse some of them.
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
@@ -202,7 +203,7 @@ def _external(tensor: Any, folder: Path, what: str) -> Array:
     if length != wanted or offset < 0 or offset + wanted > target.stat().st_size:
         raise ModelError(f"{what} needs {wanted} bytes at {offset} of '{location}': not there")
     array = np.fromfile(target, dtype=dtype, count=count, offset=offset)
-    return _plain(array.reshape(tuple(tensor.dims)))
+    return plain(array.reshape(tuple(tensor.dims)))
 
 
 # -- graph inputs ------------------------------------------------------------------------------
@@ -231,6 +232,23 @@ def _inputs(
             raise ModelError(f"input '{item.name}' has the shape {shape}: a side is empty")
         inputs[item.name] = shape
     return inputs
+
+
+def _outputs(file: Path, graph: Any) -> tuple[str, ...]:
+    names = tuple(item.name for item in graph.output)
+    if len(set(names)) < len(names) or "" in names:
+        raise ModelError(f"'{file.name}' names an output twice or not at all")
+    for item in graph.output:
+        kind = item.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise ModelError(f"output '{item.name}' is no tensor: sequences and maps are refused")
+        elem_type = item.type.tensor_type.elem_type
+        if elem_type and elem_type not in FLOATS:
+            raise ModelError(
+                f"output '{item.name}' holds {_type_name(elem_type)} values: expected floating "
+                "point"
+            )
+    return names
 
 
 def _side(name: str, axis: int, dim: Any, dims: Mapping[str, int]) -> int:

@@ -69,16 +69,17 @@ def _quantize(b: Builder, node: Node) -> None:
         raise Unsupported(f"quantisation to {point.dtype if point is not None else code}")
     fmt, low, high = TYPES[code]
     _saturate(b, node, scale, zero, low, high, fmt)
+    b.quantised[node.outputs[0]] = (scale, zero)
 
 
 def _dequantize(b: Builder, node: Node) -> None:
-    source = b.tensor(node.inputs[0])
-    if source not in b.hints:
+    stated = b.quantised.get(node.inputs[0])
+    if stated is None:
         raise Unsupported("it does not follow a QuantizeLinear: integer tensors are not modelled")
-    scale = _scalar(b, node, 1, "the scale")
-    if power_of_two(scale)[0] != b.hints[source].scale:
-        raise Unsupported("its scale differs from its QuantizeLinear's")
-    b.same(node.outputs[0], source)
+    scale, zero = (_scalar(b, node, i, w, 0.0) for i, w in ((1, "the scale"), (2, "the zero")))
+    if (scale, zero) != stated:
+        raise Unsupported("its scale or zero point differs from its QuantizeLinear's")
+    b.same(node.outputs[0], node.inputs[0])
 
 
 def _quant(b: Builder, node: Node) -> None:

@@ -81,6 +81,10 @@ def _resize(b: Builder, node: Node) -> None:
     if 0 in sizes:
         raise Unsupported(f"the empty output shape {sizes}")
     mode, nearest = _modes(b, node)
+    if mode == "align_corners" and any(
+        n > 1 and abs(n - size * s) > 1e-3 for n, size, s in zip(sizes, shape, scales, strict=True)
+    ):
+        raise Unsupported("align_corners with scales that give no whole size: give sizes instead")
     regions = _regions(b, node, len(shape), mode)
     indices, weights = [], []
     for size, out, scale, region in zip(shape, sizes, scales, regions, strict=True):

@@ -48,11 +48,21 @@ def _cast(b: Builder, node: Node) -> None:
     target = node.attributes.get("to")
     if node.op == "Cast" and target not in (1, 10, 11, 16):
         raise Unsupported(f"to ONNX type {target}: only casts between floating-point types")
-    if node.op == "CastLike" and not b.is_constant(node.inputs[1]):
-        raise Unsupported("its type comes from a tensor computed at run time")
-    if node.op == "CastLike" and b.constants[node.inputs[1]].dtype.kind != "f":
-        raise Unsupported("to an integer type: only casts between floating-point types")
+    if node.op == "CastLike":
+        _cast_like(b, node)
+        return
     b.same(node.outputs[0], node.inputs[0])
+
+
+def _cast_like(b: Builder, node: Node) -> None:
+    """Tensors computed at run time are floating point, so only a constant names another type."""
+    value, like = node.inputs
+    if b.is_constant(value):
+        b.constants[node.outputs[0]] = b.constants[value].astype(np.float32)
+    elif b.is_constant(like) and b.constants[like].dtype.kind != "f":
+        raise Unsupported("to an integer type: only casts between floating-point types")
+    else:
+        b.same(node.outputs[0], value)
 
 
 def _reshape(b: Builder, node: Node) -> None:
@@ -273,7 +283,8 @@ def _space_to_depth(b: Builder, node: Node) -> None:
     if h % s or w % s:
         raise ModelError(f"node '{node.name}': {h} x {w} in blocks of {s} x {s}")
     y = b.reshape(node, x, (n, c, h // s, s, w // s, s))
-    y = b.transpose(node, y, (0, 3, 5, 1, 2, 4))
+    axes = (0, 3, 5, 1, 2, 4) if node.attributes.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    y = b.transpose(node, y, axes)
     b.reshape(node, y, (n, c * s * s, h // s, w // s), node.outputs[0])
 
 

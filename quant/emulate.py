@@ -1,0 +1,56 @@
+"""A quick look at a network: real arithmetic, every tensor rounded to its format.
+
+Sums are float64 instead of exact, so a result may now and then differ by one code from
+:func:`opennpe.golden.reference.evaluate` and the simulator; use it where speed matters more than
+the last bit (choosing a policy, for instance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from opennpe.golden import formats
+from opennpe.golden import layers as L
+from opennpe.golden.network import Network
+from opennpe.quant import float_eval
+from opennpe.quant.graph import Array, Graph
+from opennpe.quant.lower import SLOPE_FORMAT
+
+__all__ = ["emulate", "real_graph"]
+
+
+def real_graph(network: Network) -> Graph:
+    """The float graph whose weights and constants are the network's rounded ones."""
+    return Graph(
+        inputs=network.inputs,
+        outputs=network.outputs,
+        layers=tuple(_real(layer) for layer in network.layers),
+        shapes={name: tensor.shape for name, tensor in network.tensors.items()},
+        constants={n: network.tensors[n].decode(c) for n, c in network.constants.items()},
+        name=network.name,
+    )
+
+
+def _real(layer: L.Layer) -> L.Layer:
+    if isinstance(layer, L.Conv | L.Linear):
+        values = formats.get(layer.weight_format).decode(layer.weights)
+        side = layer.weight_scale.reshape(-1, *(1,) * (values.ndim - 1))
+        return replace(layer, weights=np.ldexp(values, side))
+    if isinstance(layer, L.Activate) and layer.slope is not None:
+        return replace(layer, slope=formats.get(SLOPE_FORMAT).decode(layer.slope))
+    return layer
+
+
+def emulate(
+    network: Network, inputs: Mapping[str, Any], underflow: formats.Underflow = "zero"
+) -> dict[str, Array]:
+    """Real values of every tensor, float64, each rounded as the network would."""
+
+    def rounded(name: str, values: Array) -> Array:
+        tensor = network.tensors[name]
+        return tensor.decode(tensor.encode(values, underflow))
+
+    return float_eval.evaluate(real_graph(network), inputs, np.float64, rounded)
