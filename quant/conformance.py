@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from opennpe.golden import catalog, reference
+from opennpe.golden import catalog, formats, reference
 from opennpe.golden.errors import OpenNPEError
 from opennpe.quant import calibration, float_eval, importer
 from opennpe.quant.fold_constants import FOLDABLE
@@ -149,6 +149,9 @@ def _compare(case: Any, runner: Runner) -> tuple[Status, str]:
         least = _distance(_rounded_inputs(graph, network, values)[name], reference_values)
         if least > TOLERANCE:
             return "out of scope", f"its inputs rounded to {FORMAT} alone move it by {least:.1e}"
+        wide = _too_wide(graph, values)
+        if wide:
+            return "out of scope", wide
         return "inaccurate", f"{name}: relative L2 error {error:.2e}"
     return "pass", ""
 
@@ -180,6 +183,17 @@ def _distance(result: Array, wanted: Array) -> float:
         return 0.0
     norm = float(np.linalg.norm(wanted))
     return float(np.linalg.norm(result - wanted)) / (norm or 1.0)
+
+
+def _too_wide(graph: Graph, values: dict[str, Array]) -> str:
+    """The first tensor whose magnitudes span more than the format has, in words."""
+    fmt = formats.get(FORMAT)
+    room = np.log2(fmt.maxpos) - np.log2(fmt.minpos)
+    for name, tensor in float_eval.evaluate(graph, values, np.float64).items():
+        sizes = np.abs(tensor[np.isfinite(tensor) & (tensor != 0)])
+        if sizes.size and np.log2(sizes.max()) - np.log2(sizes.min()) > room:
+            return f"tensor '{name}' spans more than the 2**{room:.0f} that {FORMAT} holds"
+    return ""
 
 
 # -- the table ---------------------------------------------------------------------------------

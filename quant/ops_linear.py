@@ -171,7 +171,9 @@ def _batch_normalization(b: Builder, node: Node) -> None:
     gain, bias, mean, variance = (
         b.constant(node, i + 1, f"its {name}").astype(np.float64) for i, name in enumerate(names)
     )
-    scale = gain / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A negative variance gives NaN here, which the builder refuses by the layer's name.
+        scale = gain / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
     offset = bias - mean * scale
     x = b.operand(node.inputs[0])
     rank = len(b.shape(x))
