@@ -150,11 +150,16 @@ def table(
     low = _encode(target, scaled * (1 - CLOSE), underflow)
     high = _encode(target, scaled * (1 + CLOSE), underflow)
     doubtful = low != high
-    if kind not in _PIECEWISE:
-        # A float64 zero away from x = 0 may be an underflow that has lost its sign.
-        doubtful |= (y == 0) & (x != 0)
     for code in np.nonzero(usable & doubtful)[0]:
         codes[code] = _refine(formula, float(x[code]), settings, target, out_scale, underflow)
+    if kind not in _PIECEWISE:
+        # A float64 zero away from x = 0 may be an underflow that has lost its sign. Such values
+        # are far below minpos and share their sign on either side of 0: one code for each side.
+        for side in (x < 0, x > 0):
+            lost = np.nonzero(usable & (y == 0) & side)[0]
+            if lost.size:
+                value = float(x[lost[np.argmin(np.abs(x[lost]))]])
+                codes[lost] = _refine(formula, value, settings, target, out_scale, underflow)
     codes.setflags(write=False)
     return codes
 

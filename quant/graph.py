@@ -28,10 +28,16 @@ __all__ = [
     "UnsupportedNode",
     "conv",
     "linear",
+    "printable",
 ]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+
+
+def printable(text: str) -> str:
+    """One line whatever names a hostile file holds: control characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class UnsupportedNode:
     why: str
 
     def __str__(self) -> str:
-        return f"node '{self.name}' ({self.op}): {self.why}"
+        return printable(f"node '{self.name}' ({self.op}): {self.why}")
 
 
 class UnsupportedModelError(ModelError):

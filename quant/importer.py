@@ -22,7 +22,14 @@ from opennpe.quant import (
     ops_spatial,
 )
 from opennpe.quant.builder import Builder
-from opennpe.quant.graph import Array, Graph, Unsupported, UnsupportedModelError, UnsupportedNode
+from opennpe.quant.graph import (
+    Array,
+    Graph,
+    Unsupported,
+    UnsupportedModelError,
+    UnsupportedNode,
+    printable,
+)
 from opennpe.quant.onnx_reader import Model, Node
 
 __all__ = ["OPERATORS", "load_onnx"]
@@ -55,12 +62,17 @@ def load_onnx(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
         UnsupportedModelError: lists every node that cannot be imported, and why.
         ModelError: the file is damaged, hostile or contradicts itself.
     """
-    model = onnx_reader.read(path, dims)
-    builder = Builder(model.opset)
-    builder.shapes.update(model.inputs)
-    builder.constants.update(model.initialisers)
-    _translate(builder, model)
-    return _finish(builder, model)
+    try:
+        model = onnx_reader.read(path, dims)
+        builder = Builder(model.opset)
+        builder.shapes.update(model.inputs)
+        builder.constants.update(model.initialisers)
+        _translate(builder, model)
+        return _finish(builder, model)
+    except UnsupportedModelError:
+        raise
+    except ModelError as error:
+        raise ModelError(printable(str(error))) from error
 
 
 def _translate(builder: Builder, model: Model) -> None:

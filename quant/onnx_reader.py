@@ -117,9 +117,21 @@ def _parse(file: Path) -> Any:
     if proto.functions:
         names = ", ".join(sorted(item.name for item in proto.functions)[:5])
         raise ModelError(f"'{file.name}' defines functions ({names}): inline them before import")
+    _check_text(file, proto.graph)
     if len(proto.graph.node) > MAX_NODES:
         raise ModelError(f"'{file.name}' has {len(proto.graph.node)} nodes: at most {MAX_NODES}")
     return proto
+
+
+def _check_text(file: Path, graph: Any) -> None:
+    """Refuse names that are no UTF-8: protobuf hands them out as bytes."""
+    named = (*graph.node, *graph.input, *graph.output, *graph.initializer)
+    names = [item.name for item in named]
+    for node in graph.node:
+        names += [node.op_type, node.domain, *node.input, *node.output]
+        names += [item.name for item in node.attribute]
+    if not all(isinstance(name, str) for name in names):
+        raise ModelError(f"'{file.name}' is damaged: it holds names that are no text")
 
 
 def _check_opset(file: Path, domains: Mapping[str, int]) -> int:
