@@ -81,11 +81,12 @@ def run_case(case: Any, runner: Runner = golden_runner) -> Outcome:
     """Import, calibrate on the case's own inputs, run, compare shape and values."""
     operators = {node.op_type for node in case.model.graph.node}
     main = _operator(case, operators)
-    scope = _out_of_scope(case, operators)
+    data = _data(case)
+    scope = _out_of_scope(case, operators, data)
     if scope:
         return Outcome(case.name, main, "out of scope", scope)
     try:
-        status, why = _compare(case, runner)
+        status, why = _compare(case, data, runner)
     except OpenNPEError as error:
         lines = str(error).splitlines()
         return Outcome(case.name, main, "refused", lines[-1].strip() if lines else "")
@@ -101,7 +102,18 @@ def _operator(case: Any, operators: set[str]) -> str:
     return "expanded functions"
 
 
-def _out_of_scope(case: Any, operators: set[str]) -> str:
+def _data(case: Any) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs; tensors that the case keeps encoded become arrays."""
+    if not case.data_sets:
+        return [], []
+    inputs, outputs = (
+        [numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in side]
+        for side in case.data_sets[0]
+    )
+    return inputs, outputs
+
+
+def _out_of_scope(case: Any, operators: set[str], data: tuple[list[Any], list[Any]]) -> str:
     graph = case.model.graph
     foreign = sorted(operators - set(importer.OPERATORS) - HELPERS)
     if foreign:
@@ -110,9 +122,9 @@ def _out_of_scope(case: Any, operators: set[str]) -> str:
         return "computed at import only"
     if any(i.type.WhichOneof("value") != "tensor_type" for i in (*graph.input, *graph.output)):
         return "sequences or optional values"
-    if not case.data_sets:
-        return "no data"
-    inputs, outputs = case.data_sets[0]
+    inputs, outputs = data
+    if not inputs:
+        return "no inputs"
     floats = [isinstance(v, np.ndarray | np.generic) and _is_float(v) for v in inputs]
     arrays = all(isinstance(v, np.ndarray | np.generic) for v in (*inputs, *outputs))
     if not arrays or not any(floats) or not all(_is_float(v) for v in outputs):
@@ -124,8 +136,8 @@ def _is_float(value: Any) -> bool:
     return np.asarray(value).dtype.kind == "f" or "float" in str(np.asarray(value).dtype)
 
 
-def _compare(case: Any, runner: Runner) -> tuple[Status, str]:
-    given, expected = case.data_sets[0]
+def _compare(case: Any, data: tuple[list[Any], list[Any]], runner: Runner) -> tuple[Status, str]:
+    given, expected = data
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
     names = [item.name for item in model.graph.input]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from opennpe.golden import formats
+from opennpe.golden import formats, mac
 from opennpe.golden import layers as L
 from opennpe.golden.network import Network
 from opennpe.quant import float_eval
@@ -27,18 +27,23 @@ def real_graph(network: Network) -> Graph:
     return Graph(
         inputs=network.inputs,
         outputs=network.outputs,
-        layers=tuple(_real(layer) for layer in network.layers),
+        layers=tuple(_real(network, layer) for layer in network.layers),
         shapes={name: tensor.shape for name, tensor in network.tensors.items()},
         constants={n: network.tensors[n].decode(c) for n, c in network.constants.items()},
         name=network.name,
     )
 
 
-def _real(layer: L.Layer) -> L.Layer:
+def _real(network: Network, layer: L.Layer) -> L.Layer:
     if isinstance(layer, L.Conv | L.Linear):
         values = formats.get(layer.weight_format).decode(layer.weights)
         side = layer.weight_scale.reshape(-1, *(1,) * (values.ndim - 1))
-        return replace(layer, weights=np.ldexp(values, side))
+        source = network.tensors[layer.inputs[0]]
+        grid = mac.grid_exponent(source.format, layer.weight_format) + source.scale
+        # A bias enters the accumulator on its grid (DESIGN 3).
+        units = np.rint(np.ldexp(layer.bias, -(grid + layer.weight_scale)))
+        bias = np.ldexp(units, grid + layer.weight_scale)
+        return replace(layer, weights=np.ldexp(values, side), bias=bias)
     if isinstance(layer, L.Activate) and layer.slope is not None:
         return replace(layer, slope=formats.get(SLOPE_FORMAT).decode(layer.slope))
     return layer

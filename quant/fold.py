@@ -55,7 +55,9 @@ class _State:
         self.index()
 
     def rename(self, old: str, new: str) -> None:
-        """Every reader of ``old`` reads ``new``."""
+        """Every reader of ``old`` reads ``new``, which inherits what the model said of it."""
+        if old in self.builder.hints:
+            self.builder.hints.setdefault(new, self.builder.hints[old])
         self.layers = [
             replace(layer, inputs=tuple(new if n == old else n for n in layer.inputs))
             if old in layer.inputs

@@ -182,7 +182,10 @@ def _fold(builder: Builder, model: Model, node: Node, given: list[Array | None])
         return
     if node.op not in fold_constants.FOLDABLE:
         raise Unsupported("all its inputs are constant: fold it before export")
-    results = fold_constants.fold(node, given, model.domains)
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        results = [ops_quant.fold_linear(node, given)]
+    else:
+        results = fold_constants.fold(node, given, model.domains)
     for name, value in zip(filter(None, node.outputs), results, strict=True):
         builder.constants[name] = value
     if node.op == "DequantizeLinear":

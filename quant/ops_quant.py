@@ -17,7 +17,7 @@ from opennpe.quant.builder import Builder
 from opennpe.quant.graph import Array, Hint, Unsupported
 from opennpe.quant.onnx_reader import Node
 
-__all__ = ["OPERATORS", "fold_quant", "hint_constant"]
+__all__ = ["OPERATORS", "fold_linear", "fold_quant", "hint_constant"]
 
 TYPES = {2: ("int8", 0, 255), 3: ("int8", -128, 127), 21: ("int4", 0, 15), 22: ("int4", -8, 7)}
 """ONNX integer types: the format that stands for them, smallest and largest code."""
@@ -135,6 +135,47 @@ def fold_quant(node: Node, values: list[Array | None]) -> tuple[Array, Hint]:
     except ValueError as error:
         raise ModelError(f"node '{node.name}' (Quant): its inputs do not broadcast") from error
     return result, _constant_hint("int4" if bits <= 4 else "int8", scale, zero)
+
+
+def fold_linear(node: Node, values: list[Array | None]) -> Array:
+    """A constant through QuantizeLinear or DequantizeLinear, whole, per axis or in blocks.
+
+    Raises:
+        ModelError: inputs missing, or scales that do not fit.
+    """
+    if len(values) < 2 or values[0] is None or values[1] is None:
+        raise ModelError(f"node '{node.name}' ({node.op}) lacks an input: expected two or three")
+    x, scale = values[0], values[1].astype(np.float64)
+    point = values[2] if len(values) > 2 else None
+    zero = np.zeros(scale.shape) if point is None else point.astype(np.float64)
+    scale, zero = (_spread(node, v, x.shape) for v in (scale, zero))
+    if node.op == "DequantizeLinear":
+        return ((x.astype(np.float64) - zero) * scale).astype(np.float32)
+    kind = np.dtype(np.uint8) if point is None else point.dtype
+    if kind.kind not in "iu":
+        raise ModelError(f"node '{node.name}': quantisation to {kind}: expected integers")
+    limits = np.iinfo(kind)
+    with np.errstate(all="ignore"):
+        codes = np.rint(x.astype(np.float64) / scale) + zero
+    return np.nan_to_num(np.clip(codes, limits.min, limits.max)).astype(kind)
+
+
+def _spread(node: Node, values: Array, shape: tuple[int, ...]) -> Array:
+    """Scales or zero points, one an element of ``shape`` by broadcasting."""
+    if values.size == 1:
+        return values.reshape(())
+    axis = int(node.attributes.get("axis", 1))
+    block = int(node.attributes.get("block_size", 0))
+    if -len(shape) <= axis < len(shape):
+        axis %= len(shape)
+        if values.ndim == 1 and values.size == shape[axis]:
+            return values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        if block and values.ndim == len(shape):
+            wide = np.repeat(values, block, axis=axis)
+            wide = wide.take(np.arange(min(shape[axis], wide.shape[axis])), axis)
+            if wide.shape == shape:
+                return wide
+    raise ModelError(f"node '{node.name}': scales {values.shape} do not fit the shape {shape}")
 
 
 def hint_constant(node: Node, values: list[Array | None]) -> Hint | None:
