@@ -237,7 +237,7 @@ def _join_affines(state: _State, layer: Any) -> bool:
     return True
 
 
-def _identity(state: _State, layer: Affine) -> L.Reshape:
+def _identity(state: _State, layer: L.LayerBase) -> L.Reshape:
     return L.Reshape(
         name=layer.name,
         inputs=layer.inputs,
@@ -295,13 +295,13 @@ def _affine_before_product(state: _State, layer: Any) -> bool:
     first = state.private(layer.inputs[0], Affine)
     if first is None:
         return False
-    is_conv = isinstance(layer, L.Conv)
-    both = _channels(state, first, 1 if is_conv else len(state.shape(first.output)) - 1)
-    if both is None or is_conv and any(layer.pads) and np.any(both[1]):
+    axis = 1 if isinstance(layer, L.Conv) else len(state.shape(first.output)) - 1
+    both = _channels(state, first, axis)
+    if both is None or isinstance(layer, L.Conv) and any(layer.pads) and np.any(both[1]):
         return False
     scale, offset = both
     weights = layer.weights
-    if is_conv:
+    if isinstance(layer, L.Conv):
         per_in, per_out = weights.shape[1], weights.shape[0] // layer.groups
         group = np.arange(weights.shape[0]) // per_out
         pick = group[:, None] * per_in + np.arange(per_in)[None, :]
@@ -365,8 +365,11 @@ def _clip_into_producer(state: _State, layer: Any) -> bool:
     bounds = _bounds(layer)
     if bounds is None:
         return False
+    if bounds == (-math.inf, math.inf):
+        state.swap([layer], [_identity(state, layer)])
+        _drop_identity(state, state.writer[layer.output])
+        return True
     producer = state.private(layer.inputs[0], CLIPPED)
-    low, high = bounds
     if producer is None:
         first = state.private(layer.inputs[0], L.Activate)
         inner = None if first is None else _bounds(first)

@@ -70,7 +70,8 @@ class Hint:
     """What the model itself says about a tensor: a format and a power-of-two scale.
 
     ``scale`` is an int, or int (O,) for weights with one an output channel. ``exact`` tells
-    whether the model's own scale was that power of two (else it is the nearest).
+    whether the format at this scale holds all of the model's own numbers (else the scale is the
+    nearest power of two, for information).
     """
 
     format: str

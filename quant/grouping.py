@@ -43,6 +43,7 @@ class Grouping:
         self.graph, self.samples, self.policy, self.method = graph, samples, policy, method
         names = [*graph.inputs, *(layer.output for layer in graph.layers)]
         self.parent = {name: name for name in names}
+        self.from_model: set[str] = set()
         self.formats = self._choose_formats(names)
         self.parent = {name: name for name in names}
         self.values = {name: self._magnitudes([name]) for name in names}
@@ -111,7 +112,10 @@ class Grouping:
             (self.graph.hints[n] for n in self.members(self.root(name)) if n in self.graph.hints),
             None,
         )
-        return self.policy.fallback if hint is None else hint.format
+        if hint is None:
+            return self.policy.fallback
+        self.from_model.add(name)
+        return str(hint.format)
 
     # -- scales ------------------------------------------------------------------------------
     def _magnitudes(self, names: Iterable[str]) -> NDArray[np.float64]:
@@ -155,8 +159,8 @@ class Grouping:
     def _cheap(self, a: str, b: str) -> bool:
         if a == b or not self.values[a].size or not self.values[b].size:
             return True
-        if any(n in self.graph.hints for n in (*self.members(a), *self.members(b))):
-            return self._hint(a) == self._hint(b)
+        if self._hint(a) is not None or self._hint(b) is not None:
+            return bool(self._hint(a) == self._hint(b))
         fmt = formats.get(self.formats[a])
         (_, error_a), (_, error_b) = self._best(a), self._best(b)
         joined = np.concatenate([self.values[a], self.values[b]])
@@ -173,10 +177,12 @@ class Grouping:
         return self._cache[key]
 
     def _hint(self, root: str) -> Any:
-        if MODEL not in (self.policy.output, self.policy.inputs):
-            return None
-        found = [self.graph.hints[n] for n in self.members(root) if n in self.graph.hints]
-        return found[0] if found and found[0].format == self.formats[root] else None
+        """The model's own power-of-two scale of a group that took its format, or None."""
+        for name in self.members(root):
+            hint = self.graph.hints.get(name)
+            if name in self.from_model and hint is not None and hint.exact:
+                return hint
+        return None
 
     def _scale(self, root: str) -> int:
         hint = self._hint(root)

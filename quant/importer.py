@@ -217,7 +217,7 @@ def _shape_value(node: Node, shape: tuple[int, ...]) -> Array:
 
 def _finish(builder: Builder, model: Model) -> Graph:
     name = model.path.name
-    outputs = []
+    outputs: list[str] = []
     for output in model.outputs:
         if output in builder.quantised:
             raise ModelError(f"'{name}': the output '{output}' holds integer codes: dequantise it")

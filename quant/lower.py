@@ -107,11 +107,12 @@ class _Lowering:
     def _product(self, layer: L.Conv | L.Linear, wanted: str) -> L.Layer:
         hint = self.graph.weight_hints.get(layer.name)
         count = len(layer.weights)
-        if wanted == MODEL and hint is not None and np.size(hint.scale) in (1, count):
-            name = hint.format
+        name = wanted
+        if wanted == MODEL:
+            name = self.policy.fallback if hint is None else hint.format
+        if wanted == MODEL and hint and hint.exact and np.size(hint.scale) in (1, count):
             chosen = np.broadcast_to(np.ravel(hint.scale), (count,)).astype(np.int64)
         else:
-            name = self.policy.fallback if wanted == MODEL else wanted
             chosen = scales.channels(name, layer.weights, self.method, self.policy.percentile)
         source = self.tensors[layer.inputs[0]]
         terms = int(np.prod(layer.weights.shape[1:]))

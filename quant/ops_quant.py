@@ -3,7 +3,8 @@
 Constants are computed exactly. On activations the rounding is dropped, as the policy's formats do
 their own, while the saturation stays as a clip (models rely on it as their relu), and the format
 with its scale is kept as a :class:`~opennpe.quant.graph.Hint`, which the policy format ``model``
-asks for. A scale that is no power of two becomes the nearest one (on a logarithmic axis).
+asks for. Where the scale is no power of two, the zero point is not 0 or the codes are unsigned, the
+hint is not exact: calibration then keeps the format and chooses the scale itself.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _saturate(
         max=scale * (high - zero),
     )
     exponent, exact = power_of_two(scale)
-    b.hints[out] = Hint(fmt, int(exponent), exact and zero == 0)
+    b.hints[out] = Hint(fmt, int(exponent), exact and zero == 0 and low < 0)
 
 
 def _quantize(b: Builder, node: Node) -> None:
@@ -134,7 +135,8 @@ def fold_quant(node: Node, values: list[Array | None]) -> tuple[Array, Hint]:
         result = ((codes - zero) * scale).astype(np.float32)
     except ValueError as error:
         raise ModelError(f"node '{node.name}' (Quant): its inputs do not broadcast") from error
-    return result, _constant_hint("int4" if bits <= 4 else "int8", scale, zero)
+    fmt = "int4" if bits <= 4 and high < 8 else "int8"
+    return result, _constant_hint(fmt, scale, zero)
 
 
 def fold_linear(node: Node, values: list[Array | None]) -> Array:

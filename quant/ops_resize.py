@@ -89,7 +89,8 @@ def _resize(b: Builder, node: Node) -> None:
     indices, weights = [], []
     for size, out, scale, region in zip(shape, sizes, scales, regions, strict=True):
         whole = out == size and scale == 1.0 and region == (0.0, 1.0)
-        at = np.arange(size) * 1.0 if whole else coordinates(mode, size, out, scale, region)
+        at = coordinates(mode, size, out, scale, region)
+        at = np.arange(size, dtype=np.float64) if whole else at
         if mode == "tf_crop_and_resize" and ((at < 0) | (at > size - 1)).any():
             raise Unsupported("a crop that reaches outside its input")
         rows, weight = taps("nearest" if whole else kind, "floor" if whole else nearest, at, size)
