@@ -22,7 +22,7 @@ METRICS = {
 
 
 def choose(metric: str, outputs: Mapping[str, Values], labels: NDArray[Any] | None) -> str:
-    """The metric to report: ``top1`` where labels and one (N, classes) output allow it, else ``l2``.
+    """The metric to report: ``top1`` where labels and one (N, classes) output allow, else ``l2``.
 
     Raises:
         DataError: an unknown metric, or one that needs labels which are missing or do not fit.

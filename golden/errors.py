@@ -1,4 +1,4 @@
-"""Errors a user can cause. Each message is one line: what was given, what is expected, what to do."""
+"""Errors a user can cause, each one line: what was given, what is expected, what to do."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ Codes = NDArray[Any]
 MAX_BITS = 16
 
 ENGINE_FORMATS = ("fp4", "posit4", "posit8", "posit16")
-"""The formats of the SIMD engine, narrow to wide; every narrower value is a wider one (DESIGN 1)."""
+"""The SIMD engine's formats, narrow to wide; every narrower value is a wider one (DESIGN 1)."""
 
 
 @dataclass(frozen=True)

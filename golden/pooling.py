@@ -40,6 +40,7 @@ def patches(x: Codes, kernel: shapes.Shape, layer: L.Conv | L.Pool, fill: int) -
 
 
 def pool(spec: Any, layer: L.Pool, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
+    """Maximum by order keys, or an exact sum times the exact reciprocal rule (decision 0004)."""
     x, tensor = values[0], ins[0]
     inside = patches(np.ones((1, 1, *x.shape[2:]), dtype=np.int64), layer.kernel, layer, 0)
     if layer.kind == "max":

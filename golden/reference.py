@@ -211,7 +211,7 @@ def _resize(
     nan = fmt.is_nan(x)
     bits = 0
     for axis, (index, weight) in enumerate(zip(layer.indices, layer.weights, strict=True)):
-        if axis == 0 and len(index) == 1 or index.shape[1] == 1:
+        if (axis == 0 and len(index) == 1) or index.shape[1] == 1:
             rows = np.arange(x.shape[0]) if axis == 0 and len(index) == 1 else index[:, 0]
             sums, nan = sums.take(rows, axis), nan.take(rows, axis)
             continue

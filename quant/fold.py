@@ -297,7 +297,7 @@ def _affine_before_product(state: _State, layer: Any) -> bool:
         return False
     axis = 1 if isinstance(layer, L.Conv) else len(state.shape(first.output)) - 1
     both = _channels(state, first, axis)
-    if both is None or isinstance(layer, L.Conv) and any(layer.pads) and np.any(both[1]):
+    if both is None or (isinstance(layer, L.Conv) and any(layer.pads) and np.any(both[1])):
         return False
     scale, offset = both
     weights = layer.weights

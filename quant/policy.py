@@ -33,7 +33,7 @@ from typing import Any
 from opennpe.golden import mac
 from opennpe.golden.errors import FormatError, PolicyError
 
-__all__ = ["MODEL", "METHODS", "Choice", "Policy", "Rule"]
+__all__ = ["METHODS", "MODEL", "Choice", "Policy", "Rule"]
 
 VERSION = 1
 MODEL = "model"

@@ -121,16 +121,16 @@ class Coverage:
             if not self.results[m, o, r] and result_excuse(m, o, r, self.underflows) is None:
                 missing.append(f"{mode} / to {out} / {case}")
         for (m, mode), (lane, _), (r, case) in _bins(MODE_NAMES, range(4), CASES):
-            if lane < LANE_COUNT[FORMATS.index(MODES[m][0])] and not self.lanes[m, lane, r]:
-                if lane_excuse(m, r) is None:
-                    missing.append(f"{mode} / lane {lane} / {case}")
+            there = lane < LANE_COUNT[FORMATS.index(MODES[m][0])] and lane_excuse(m, r) is None
+            if there and not self.lanes[m, lane, r]:
+                missing.append(f"{mode} / lane {lane} / {case}")
         for (m, mode), (n, follower) in _bins(MODE_NAMES, MODE_NAMES):
             if not self.switches[m, n]:
                 missing.append(f"{mode} then {follower}")
         return missing
 
     def table(self) -> str:
-        """Hits of (mode x operand class x rounding case), and a line for each excluded bin group."""
+        """Hits of (mode x operand class x rounding case), and a line for each excluded group."""
         width = 9
         lines = []
         for m, mode in enumerate(MODE_NAMES):

@@ -107,7 +107,7 @@ def biases(mode: tuple[str, str], count: int, rng: Rng) -> NDArray[np.int64]:
 
 
 def shifts(mode: tuple[str, str], count: int, rng: Rng) -> NDArray[np.int64]:
-    """Shifts (S, 4): mostly around those that bring sums into range, some anywhere, some extreme."""
+    """Shifts (S, 4): mostly those that bring sums into range, some anywhere, some extreme."""
     reach = -mac.grid_exponent(*mode) + 8
     near = rng.integers(-reach, reach // 2 + 2, (count, LANES))
     anywhere = rng.integers(-MAX_SHIFT - 1, MAX_SHIFT + 1, (count, LANES))
@@ -152,9 +152,9 @@ def _edges(out: str, bits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _landmarks(name: str) -> NDArray[np.int64]:
-    """Codes of plus and minus one, minpos and maxpos."""
+    """Codes of zero and of plus and minus one, minpos and maxpos."""
     fmt = formats.get(name)
-    return np.flatnonzero(np.isin(np.abs(fmt.values), [1.0, fmt.minpos, fmt.maxpos]))
+    return np.flatnonzero(np.isin(np.abs(fmt.values), [0.0, 1.0, fmt.minpos, fmt.maxpos]))
 
 
 def far_sticky(name: str, count: int, rng: Rng) -> Batch:

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, only calls the library, and is committed without outputs."""
+"""The notebook runs from top to bottom, only calls the library, and is kept without outputs."""
 
 import ast
 from pathlib import Path

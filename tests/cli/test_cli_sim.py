@@ -17,7 +17,6 @@ from opennpe.cli import network_file
 from opennpe.cli.main import main
 from opennpe.golden import catalog, formats, reference
 
-
 FORMATS = formats.ENGINE_FORMATS
 SAMPLES = 9
 

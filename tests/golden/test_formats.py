@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from opennpe.golden import codec, formats
 from opennpe.golden.errors import FormatError
 

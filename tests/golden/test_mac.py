@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from opennpe.golden import catalog, codec, formats, lanes, mac, window
 from opennpe.golden.array import matmul
 from opennpe.golden.errors import AccumulatorError, FormatError, SpecError

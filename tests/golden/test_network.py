@@ -5,7 +5,6 @@ import math
 import mpmath
 import numpy as np
 import pytest
-
 from opennpe.golden import activations, array, catalog, formats, mac, reference
 from opennpe.golden import layers as L
 from opennpe.golden.errors import AccumulatorError, DataError, NetworkError

@@ -40,7 +40,7 @@ def test_fuzzed_models_raise_only_our_errors(tmp_path: Path) -> None:
             graph = load_onnx(path)
             loaded += 1
             if loaded % 8 == 0:
-                calibrate(graph, {n: x for n in graph.inputs}, "posit8")
+                calibrate(graph, dict.fromkeys(graph.inputs, x), "posit8")
         except OpenNPEError as error:
             assert str(error)
             refusals += 1

@@ -1,0 +1,1 @@
+"""Gates for the specs of :mod:`opennpe.golden`, in Amaranth, with golden's file names."""
