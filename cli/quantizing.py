@@ -9,9 +9,10 @@ from typing import Any
 
 from opennpe import quant
 from opennpe.cli import data as datasets
-from opennpe.cli import graphs, network_file
+from opennpe.cli import graphs
+from opennpe.cli.files import output_file
 from opennpe.cli.study import CALIBRATION_SAMPLES
-from opennpe.golden import formats
+from opennpe.golden import formats, storage
 from opennpe.golden import layers as L
 from opennpe.golden.errors import PolicyError
 from opennpe.golden.network import Network
@@ -44,7 +45,8 @@ def quantize(
         graph, samples.first(CALIBRATION_SAMPLES).inputs, chosen, method=method
     )
     if out is not None:
-        network_file.save(network, out)
+        with output_file(out) as temporary:
+            storage.save(network, temporary)
     return network
 
 

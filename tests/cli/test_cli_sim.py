@@ -13,9 +13,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from opennpe.cli import network_file
 from opennpe.cli.main import main
-from opennpe.golden import catalog, formats, reference
+from opennpe.golden import catalog, formats, reference, storage
 
 FORMATS = formats.ENGINE_FORMATS
 SAMPLES = 9
@@ -70,7 +69,7 @@ def test_outputs_are_golden_s(case: dict[str, Path], tmp_path: Path) -> None:
         net = tmp_path / f"{name}.npz"
         arguments = ["quantize", str(case["model"]), "--data", str(case["data"]), "--out", str(net)]
         assert main([*arguments, "--format", name]) == 0
-        network = network_file.load(net)
+        network = storage.load(net)
         spec = catalog.get("EDGE_4X4")
         inputs = {"image": x.astype(np.float32)}
         codes = reference.evaluate(spec, network, inputs)["scores"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from opennpe.golden import catalog, reference, storage
+from opennpe.golden import catalog, formats, reference, storage
+from opennpe.golden import layers as L
 from opennpe.golden.errors import NetworkError, OpenNPEError
-from opennpe.golden.network import Network
+from opennpe.golden.network import Network, Tensor
 from opennpe.quant import calibrate, load_onnx
 from quant_models import save, small_cnn
 
@@ -32,9 +34,39 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+def assorted() -> Network:
+    """Arrays inside tuples, infinities, slopes, parameters and a constant tensor."""
+    rng = np.random.default_rng(3)
+    fp4, posit8 = formats.get("fp4"), formats.get("posit8")
+    conv = L.Conv(
+        "conv", ("x",), "c", fp4.encode(rng.normal(0, 2, (4, 2, 3, 3))), "fp4",
+        np.array([-2, -1, 0, 1]), rng.normal(size=4), (1, 1), (1, 1, 1, 1), (1, 1),
+        clip=(0.0, math.inf),
+    )  # fmt: skip
+    index = (
+        np.zeros((1, 1), np.int64),
+        np.arange(4)[:, None],
+        np.array([[0], [0], [1], [1]]),
+        np.array([[0, 1], [1, 1]]),
+    )
+    weight = tuple(np.full(i.shape, 4096 // i.shape[1], np.int64) for i in index)
+    resize = L.Resize("resize", ("c",), "r", index, weight)
+    add = L.Add("add", ("r", "k"), "s")
+    leaky = L.Activate("leaky", ("s",), "t", "leaky", slope=formats.get("posit16").encode([0.1]))
+    table = L.Activate("elu", ("t",), "y", "elu", (("alpha", 0.5),))
+    shapes = {"x": (1, 2, 2, 2), "c": (1, 4, 2, 2), "k": (1, 4, 1, 1)}
+    tensors = {
+        n: Tensor(n, shapes.get(n, (1, 4, 4, 2)), "posit8", i - 3) for i, n in enumerate("xcrksty")
+    }
+    constants = {"k": posit8.encode(rng.normal(size=(1, 4, 1, 1)))}
+    return Network(("x",), ("y",), tensors, (conv, resize, add, leaky, table), constants, "small")
+
+
 @pytest.mark.fast
-def test_a_network_survives_its_file(network: Network, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["imported", "assorted"])
+def test_a_network_survives_its_file(kind: str, network: Network, tmp_path: Path) -> None:
     path = tmp_path / "n.npz"
+    network = network if kind == "imported" else assorted()
     storage.save(network, path)
     back = storage.load(path)
     assert (back.inputs, back.outputs, back.name) == (
@@ -46,7 +78,8 @@ def test_a_network_survives_its_file(network: Network, tmp_path: Path) -> None:
         for field in dataclasses.fields(old):
             assert same(getattr(old, field.name), getattr(new, field.name)), field.name
     spec = catalog.get("EDGE_4X4")
-    first, second = (reference.evaluate(spec, n, {"x": X[:1]}) for n in (network, back))
+    x = X[:1] if kind == "imported" else X[:1, :2, :2, :2]
+    first, second = (reference.evaluate(spec, n, {"x": x}) for n in (network, back))
     assert np.array_equal(first["y"], second["y"])
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
 
@@ -86,6 +119,8 @@ def edited(network: Network, path: Path, edit: Any) -> None:
     [
         (lambda h: h.update(schema="opennpe.network/9"), "network/9"),
         (lambda h: h["layers"][0].update(type="Magic"), "Magic"),
+        (lambda h: h["layers"][0].update(type="LayerBase"), "unknown layer kind 'LayerBase'"),
+        (lambda h: h.update(outputs=["nothing"]), "nothing"),
         (lambda h: h["tensors"][0].update(format="posit99"), "posit99"),
         (lambda h: h["tensors"][0].update(shape=[1, -3]), "shape"),
         (lambda h: h["layers"].reverse(), "before anything writes it"),
@@ -100,6 +135,22 @@ def test_heads_that_contradict_themselves_are_refused(
     edited(network, path, edit)
     with pytest.raises(OpenNPEError, match=message):
         storage.load(path)
+
+
+def test_codes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "n.npz"
+    storage.save(assorted(), path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez(path, **{**arrays, "layers/0/weights": np.full((4, 2, 3, 3), 99)})
+    with pytest.raises(OpenNPEError, match="fp4 codes lie below 16, got 99"):
+        storage.load(path)
+
+
+def test_data_is_no_network(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros(3))
+    with pytest.raises(NetworkError, match="is no network file"):
+        storage.load(tmp_path / "d.npz")
 
 
 def test_missing_files_and_unwritable_folders(network: Network, tmp_path: Path) -> None:
