@@ -1,0 +1,173 @@
+"""Amaranth to readable Verilog and a manifest of its ports, by RTLIL and Yosys."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import rtlil
+from amaranth.hdl import Shape
+from amaranth.lib import data
+from opennpe.golden import formats
+from opennpe.golden.errors import ToolError
+from opennpe.golden.mac import grid_exponent
+from opennpe.golden.spec import CoprocessorSpec, EngineSpec
+from opennpe.rtl import ports
+from opennpe.rtl.engine import Engine
+
+__all__ = ["MANIFEST", "SCHEMA", "TOP", "emit", "manifest", "verilog"]
+
+TOP = "opennpe_engine"
+MANIFEST = "manifest.json"
+SCHEMA = {"name": "opennpe.rtl.manifest", "version": 1}
+
+
+def verilog(spec: EngineSpec, top: str = TOP) -> str:
+    """The engine of ``spec`` as Verilog text, one module a block.
+
+    Raises:
+        ToolError: pyosys is not installed, or refuses.
+    """
+    text = rtlil.convert(Engine(spec), name=top, emit_src=False)
+    with tempfile.TemporaryDirectory(prefix="opennpe-") as folder:
+        source, target = Path(folder, "top.il"), Path(folder, "top.v")
+        source.write_text(text)
+        _yosys(
+            f"read_rtlil {source}",
+            "proc -nomux -norom",
+            "memory_collect",
+            "opt_clean",
+            f"write_verilog -norename -noattr {target}",
+        )
+        return target.read_text()
+
+
+def _yosys(*passes: str) -> None:
+    try:
+        from pyosys import libyosys
+    except ImportError as error:
+        raise ToolError("pyosys is missing: install it with pip install 'opennpe[rtl]'") from error
+    design = libyosys.Design()
+    for command in passes:
+        libyosys.run_pass(command, design)
+
+
+def manifest(spec: EngineSpec, top: str = TOP) -> dict[str, Any]:
+    """What a user of the Verilog needs to know, all of it derived from the spec."""
+    engine = Engine(spec)
+    choices = {
+        "formats": list(spec.mac.formats),
+        "underflow": spec.mac.underflow,
+        "accumulator": spec.mac.accumulator,
+        "word_bits": spec.word_bits,
+        "accumulator_bits": spec.accumulator_bits,
+        "shift_bits": spec.shift_bits,
+    }
+    return {
+        "schema": SCHEMA,
+        "top": top,
+        "spec": choices,
+        "stages": list(spec.stages),
+        "latency_cycles": spec.latency,
+        "initiation_interval_cycles": {"word": 1, "sum": "max(words, lanes)"},
+        "formats": [_format(spec, index, name) for index, name in enumerate(spec.mac.formats)],
+        "modes": _modes(spec),
+        "underflow_zero": {"0": "minpos", "1": "zero"},
+        "ports": _ports(engine),
+    }
+
+
+def _format(spec: EngineSpec, index: int, name: str) -> dict[str, Any]:
+    fmt = formats.get(name)
+    return {
+        "index": index,
+        "name": name,
+        "bits": fmt.bits,
+        "lanes": spec.lanes(name),
+        "lane_accumulator_bits": spec.lane_accumulator_bits(name),
+        "nan_code": fmt.nan_code,
+    }
+
+
+def _modes(spec: EngineSpec) -> list[dict[str, Any]]:
+    return [
+        {
+            "a": a,
+            "b": b,
+            "grid_exponent": grid_exponent(a, b),
+            "max_terms": spec.max_terms(a, b),
+        }
+        for a in spec.mac.formats
+        for b in spec.mac.formats
+        if spec.lanes(a) == spec.lanes(b)
+    ]
+
+
+def _ports(engine: Engine) -> list[dict[str, Any]]:
+    spec = engine.spec
+    payloads = {
+        "words__payload": ports.word_layout(spec),
+        "results__payload": ports.result_layout(spec),
+    }
+    found = [
+        {"name": "clk", "direction": "input", "width": 1},
+        {"name": "rst", "direction": "input", "width": 1},
+    ]
+    for path, member, _ in engine.signature.flatten(engine):
+        name = "__".join(str(part) for part in path)
+        port: dict[str, Any] = {
+            "name": name,
+            "direction": "input" if member.flow.name == "In" else "output",
+            "width": Shape.cast(member.shape).width,
+        }
+        if name in payloads:
+            port["fields"] = _fields(payloads[name])
+        found.append(port)
+    return found
+
+
+def _fields(layout: data.StructLayout) -> list[dict[str, Any]]:
+    return [
+        {"name": str(key), "offset": field.offset, "width": field.width} for key, field in layout
+    ]
+
+
+def emit(spec: CoprocessorSpec | EngineSpec, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the engine's Verilog and its manifest; files whose text stands are left alone.
+
+    Returns:
+        The Verilog file and the manifest.
+
+    Raises:
+        ToolError: pyosys is missing.
+        SpecError: a spec the engine has no gates for.
+        OSError: the folder cannot be written.
+    """
+    engine = spec.engine if isinstance(spec, CoprocessorSpec) else spec
+    described: dict[str, Any] = manifest(engine)
+    if isinstance(spec, CoprocessorSpec):
+        described["spec"] = {"name": spec.name, **described["spec"]}
+    place = Path(folder)
+    texts = {
+        f"{TOP}.v": verilog(engine),
+        MANIFEST: json.dumps(described, indent=2) + "\n",
+    }
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        _write(place / name, text)
+    return [place / name for name in texts]
+
+
+def _write(path: Path, text: str) -> None:
+    """Atomically, and only when the text changed."""
+    if path.is_file() and path.read_text() == text:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
