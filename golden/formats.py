@@ -341,7 +341,8 @@ class IntFormat(Format):
         finite: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         lowest = finite[-1] + 1
-        codes = np.where(negative & (magnitude > lowest - 0.5), codes + 1, codes)
+        # The code of the lowest value is even: a tie with its neighbour goes to it.
+        codes = np.where(negative & (magnitude >= lowest - 0.5), codes + 1, codes)
         return np.where(negative, -codes & ((1 << self.bits) - 1), codes)
 
     @cached_property
