@@ -17,18 +17,19 @@ partial sums leave their narrow registers behind it ("flush").
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
-from opennpe.sim.cpu import Isa
+from opennpe.sim.cpu import ISAS, Isa
 
-__all__ = ["FLUSH_GROUPS", "KINDS", "Kernel", "Kind", "kernel"]
+__all__ = ["FLUSH_GROUPS", "KINDS", "Kernel", "Kind", "micro", "tile"]
 
 I32, I64, PTR = ir.IntType(32), ir.IntType(64), ir.PointerType()
+VECTORS = 2
+"""Vectors across a tile."""
 FLUSH_GROUPS = 56
 """Groups of four byte products that an int16 pair-sum holds: 56 x 2 x 24 x 12 <= 32,767."""
 
@@ -62,54 +63,51 @@ KINDS = {k.name: k for k in (Kind("u8", 4, 1, 4), Kind("i16", 2, 2, 4), Kind("f6
 
 @dataclass(frozen=True)
 class Kernel:
-    """A micro-kernel: ``call(rows, segments, count, panel, out, stride)`` inside njit code.
+    """The shape of a micro-kernel, and the marker that selects it in njit code.
 
-    Addresses are integers. ``rows``: int64 [mr] row addresses; ``segments``: int64 [count][3] of
-    (byte offset, groups, flush); ``panel``: packed right side; ``out``: the tile's first sum;
-    ``stride``: bytes between its rows. The tile is overwritten.
+    ``marker`` is a tuple whose length stands for (kind, instruction set). It is part of every
+    signature that leads to :func:`tile`, so compiled code of different instruction sets never
+    meets in a cache.
     """
 
     kind: Kind
     mr: int
     nr: int
-    call: Callable[..., None]
+    marker: tuple[int, ...]
 
 
-def kernel(kind: str, isa: Isa) -> Kernel:
-    """The micro-kernel of a kind for an instruction set (cached)."""
-    key = (kind, isa.name)
-    if key not in _BUILT:
-        vectors = 2
-        lanes = isa.vector_bits // 8 // KINDS[kind].sum_bytes
-        shape = (isa.rows, vectors * lanes)
-        _BUILT[key] = Kernel(KINDS[kind], *shape, _intrinsic(_Builder(KINDS[kind], isa, vectors)))
-    return _BUILT[key]
+def micro(kind: str, isa: Isa) -> Kernel:
+    """The micro-kernel of a kind for an instruction set."""
+    lanes = isa.vector_bits // 8 // KINDS[kind].sum_bytes
+    number = list(KINDS).index(kind) * len(ISAS) + ISAS.index(isa)
+    return Kernel(KINDS[kind], isa.rows, VECTORS * lanes, (0,) * (number + 1))
 
 
-_BUILT: dict[tuple[str, str], Kernel] = {}
+@intrinsic
+def tile(typingctx, marker, rows, segments, count, panel, out, stride):  # type: ignore[no-untyped-def]
+    """Compute one tile; all arguments but the marker are integers.
 
+    ``rows``: address of int64 [mr] row addresses; ``segments``: address of int64 [count][3] of
+    (byte offset, groups, flush); ``panel``: address of the packed right side; ``out``: address of
+    the tile's first sum; ``stride``: bytes between its rows. The tile is overwritten.
+    """
+    number = len(marker) - 1
+    kind = list(KINDS.values())[number // len(ISAS)]
+    emit = _Builder(kind, ISAS[number % len(ISAS)])
+    signature = types.void(marker, *(types.int64,) * 6)
 
-def _intrinsic(emit: _Builder) -> Callable[..., None]:
-    def tile(typingctx, rows, segments, count, panel, out, stride):  # type: ignore[no-untyped-def]
-        signature = types.void(*(types.int64,) * 6)
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.call(emit.function(builder.module), args[1:])
+        return context.get_dummy_value()
 
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            function = emit.function(builder.module)
-            builder.call(function, args)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    tile.__name__ = emit.name
-    call: Callable[..., None] = intrinsic(tile)
-    return call
+    return signature, codegen
 
 
 class _Builder:
     """Emits one micro-kernel as an LLVM function."""
 
-    def __init__(self, kind: Kind, isa: Isa, vectors: int) -> None:
-        self.kind, self.isa, self.mr, self.vectors = kind, isa, isa.rows, vectors
+    def __init__(self, kind: Kind, isa: Isa) -> None:
+        self.kind, self.isa, self.mr, self.vectors = kind, isa, isa.rows, VECTORS
         self.name = f"opennpe_tile_{kind.name}_{isa.name}"
         bits = isa.vector_bits
         self.flushing = kind.name == "u8" and isa.dot == "pairs"
