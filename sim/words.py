@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Operation = Callable[[Any, Any], Any]
+PLAIN = bool(getattr(config, "DISABLE_JIT", 0))
 
 
 def word(value: Any) -> Any:
@@ -44,7 +45,7 @@ def _unsigned(value: Any) -> int:
 
 def _operation(name: str, plain: Callable[[int, int], int]) -> Operation:
     """``builder.<name>(a, b)`` on int32, or ``plain`` on Python integers."""
-    if config.DISABLE_JIT:
+    if PLAIN:
         return lambda a, b: word(plain(int(a), int(b)))
 
     @intrinsic
@@ -54,12 +55,13 @@ def _operation(name: str, plain: Callable[[int, int], int]) -> Operation:
 
         return types.int32(types.int32, types.int32), code
 
-    return compiled  # type: ignore[no-any-return]
+    step: Any = compiled
+    return step  # type: ignore[no-any-return]
 
 
 def _comparison(choose: Callable[..., Any], plain: Callable[..., int], count: int) -> Any:
     """``a > b`` and what to do with it: ``choose(builder, condition, args)``."""
-    if config.DISABLE_JIT:
+    if PLAIN:
         return lambda *args: word(plain(*map(int, args)))
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
