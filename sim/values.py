@@ -90,7 +90,7 @@ class Value:
         """Contiguous codes (N, C, spatial...)."""
         if self._first is None:
             assert self._last is not None
-            self._first = _exchanged(self._last, self.shape, self.shape[1], last=True)
+            self._first = _exchanged(self._last, self.shape, self._last.shape[-1:], last=True)
         return self._first
 
     def last(self) -> Codes:
@@ -98,8 +98,7 @@ class Value:
         if self._last is None:
             assert self._first is not None
             shape = tuple(self.shape[axis] for axis in to_last_axes(self.ndim))
-            channels = self.shape[1] if self.ndim > 1 else 1
-            self._last = _exchanged(self._first, shape, channels, last=False)
+            self._last = _exchanged(self._first, shape, self.shape[1:2], last=False)
         return self._last
 
     def layout(self, last: bool) -> Codes:
@@ -107,12 +106,12 @@ class Value:
         return self.last() if last else self.first()
 
 
-def _exchanged(codes: Codes, shape: tuple[int, ...], channels: int, last: bool) -> Codes:
-    """The codes of the other layout, in ``shape``; ``last`` tells which one these are in."""
-    positions = int(np.prod(shape, dtype=np.int64)) // max(channels * shape[0], 1) if shape else 1
-    if len(shape) < 3 or channels == 1 or positions == 1:
+def _exchanged(codes: Codes, shape: tuple[int, ...], axis: tuple[int, ...], last: bool) -> Codes:
+    """The codes of the other layout, in ``shape``; ``axis``: channels; ``last``: these are so."""
+    if len(shape) < 3 or axis[0] == 1 or codes.size == axis[0] * shape[0]:
         return codes.reshape(shape)
-    rows, columns = (positions, channels) if last else (channels, positions)
+    positions = int(np.prod(shape[1:], dtype=np.int64)) // axis[0]
+    rows, columns = (positions, axis[0]) if last else (axis[0], positions)
     x = codes.reshape(shape[0], rows, columns)
     out = np.empty((shape[0], columns, rows), dtype=codes.dtype)
     if min(rows, columns) < NARROW:

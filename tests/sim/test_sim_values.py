@@ -10,8 +10,10 @@ pytestmark = pytest.mark.fast
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(
     "shape",
-    [(3,), (2, 5), (2, 3, 7), (2, 40, 65), (1, 3, 9, 8), (2, 17, 5, 6), (1, 1, 4, 4), (2, 5, 1, 1)]
-    + [(2, 3, 4, 5, 6), (0, 3, 4, 4)],
+    [
+        *((3,), (2, 5), (2, 3, 7), (2, 40, 65), (1, 3, 9, 8), (2, 17, 5, 6)),
+        *((1, 1, 4, 4), (2, 5, 1, 1), (2, 3, 4, 5, 6), (0, 3, 4, 4)),
+    ],
 )
 def test_layouts_hold_the_same_codes(shape, dtype):
     x = np.random.default_rng(0).integers(0, 250, shape).astype(dtype)
