@@ -1,24 +1,33 @@
-"""``opennpe bench``: the kernels against float32 BLAS, both in one run on one machine."""
+"""``opennpe bench``: the kernels against float32 BLAS and SoftPosit, all in one run."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.cli import bench_softposit
 from opennpe.cli.errors import CheckFailed
 from opennpe.cli.progress import Progress, Silent
 from opennpe.golden import formats, mac
-from opennpe.golden.errors import DataError
-from opennpe.sim import matmul
+from opennpe.golden.errors import DataError, ToolError
+from opennpe.sim import cpu, matmul
 
-__all__ = ["Timing", "bench"]
+__all__ = ["Claim", "Report", "Timing", "bench", "interleaved"]
 
 CHECKED = 8
 """Outputs of each product compared with golden: a fast wrong kernel must not count."""
+TARGET_SIZE = 1024
+"""The targets are stated for products of this size, on one thread."""
+WITH_VNNI = {"fp4": 2.5}
+TARGETS = {"fp4": 0.9, "posit4": 1.2, "posit8": 1.2, "posit16": 0.35}
+"""Least speed relative to float32; fp4's depends on AVX-512 VNNI, posit16's on the data."""
+SOFTPOSIT_TARGET = 50.0
+"""Least speed of posit16 on any data relative to SoftPosit's quire loop."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,9 @@ class Timing:
     """One kernel on one kind of data.
 
     Attributes:
-        kernel: format, or "float32" for the BLAS it is compared with.
+        kernel: format, "float32" for BLAS, or "SoftPosit posit16".
         data: "network" (normal values on the format's grid) or "any" (all codes alike).
-        milliseconds: best of the repetitions, codes in to codes out.
+        milliseconds: median of the rounds, codes in to codes out, for the whole product.
         gops: multiply-accumulates a nanosecond, counted twice.
         ratio: speed relative to float32 in the same run.
     """
@@ -44,38 +53,145 @@ class Timing:
         return asdict(self)
 
 
-def bench(
-    names: tuple[str, ...] = (), size: int = 1024, repeat: int = 5, progress: Progress | None = None
-) -> list[Timing]:
-    """Time (size x size) x (size x size) in each format and in float32 BLAS.
+@dataclass(frozen=True)
+class Claim:
+    """A ratio that ought to be at least (or at most) a target."""
 
-    The caller limits the threads of both (the command does, through the environment). Rounds of
-    all kernels alternate, so that a change of clock speed meets all of them.
+    what: str
+    ratio: float
+    target: float
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool:
+        """The verdict."""
+        return self.ratio >= self.target if self.at_least else self.ratio <= self.target
+
+    def __str__(self) -> str:
+        bound = "at least" if self.at_least else "at most"
+        verdict = "met" if self.met else "MISSED"
+        return f"{self.what}: {self.ratio:.3g}, target {bound} {self.target:g}: {verdict}"
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "met": self.met}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run measured, how it compares with the targets, and what a reader should know."""
+
+    rows: tuple[Any, ...]
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "rows": [row.summary() for row in self.rows],
+            "claims": [claim.summary() for claim in self.claims],
+            "notes": list(self.notes),
+        }
+
+
+def interleaved(
+    calls: Sequence[Callable[[], Any]], rounds: int, threads: int, progress: Progress
+) -> list[float]:
+    """Median seconds of each call.
+
+    Rounds of all calls alternate, so that a change of clock speed meets all of them; one round
+    before them compiles and fills the caches. On one thread it is the processor's time, which
+    other processes do not lengthen, else the wall's.
+    """
+    clock = time.process_time if threads == 1 else time.perf_counter
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(rounds + 1):
+        for call, seconds in zip(calls, times, strict=True):
+            begun = clock()
+            call()
+            if turn:
+                seconds.append(clock() - begun)
+            progress.advance()
+    return [float(np.median(seconds)) for seconds in times]
+
+
+def bench(
+    names: tuple[str, ...] = (),
+    size: int = TARGET_SIZE,
+    repeat: int = 5,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Report:
+    """Time (size x size) x (size x size) in each format, in float32 BLAS and in SoftPosit.
+
+    The caller limits the threads of both (the command does, through the environment).
 
     Raises:
         FormatError: an unknown format.
         DataError: a size below 1.
-        CheckFailed: a kernel differs from golden.
+        CheckFailed: a kernel, or SoftPosit, differs from golden.
     """
     if size < 1 or repeat < 1:
         raise DataError(f"bench takes a size and repetitions of at least 1, got {size}, {repeat}")
     progress = progress or Silent()
-    kernels = [("float32", "network", _float(size))]
-    for name in names or formats.ENGINE_FORMATS:
+    kernels = [("float32", "network", _float(size), 1.0)]
+    notes = list(_float_notes())
+    for name in (formats.get(n).name for n in names or formats.ENGINE_FORMATS):
         for data in ("network", "any"):
-            kernels.append((formats.get(name).name, data, _exact(name, data, size)))
+            kernels.append((name, data, _exact(name, data, size), 1.0))
+        if name in bench_softposit.QUIRES:
+            try:
+                rival = bench_softposit.Quire(name, size)
+            except ToolError as error:
+                notes.append(f"no comparison with SoftPosit: {error}")
+                continue
+            kernels.append((f"SoftPosit {name}", "any", rival, size**3 / rival.macs))
+            notes.append(
+                f"SoftPosit's quire loop in C ({name}) runs {rival.macs / 1e6:.3g} M "
+                "multiply-accumulates; its time is scaled to the whole product"
+            )
     progress.stage(f"bench {size}^3", (repeat + 1) * len(kernels))
-    best = [float("inf")] * len(kernels)
-    for turn in range(repeat + 1):
-        for index, (_, _, call) in enumerate(kernels):
-            begun = time.perf_counter()
-            call()
-            if turn:  # the first compiles, and fills the caches
-                best[index] = min(best[index], time.perf_counter() - begun)
-            progress.advance()
+    times = interleaved([call for _, _, call, _ in kernels], repeat, threads, progress)
+    seconds = [t * scale for t, (_, _, _, scale) in zip(times, kernels, strict=True)]
+    rows = tuple(
+        Timing(name, data, 1e3 * s, 2e-9 * size**3 / s, seconds[0] / s)
+        for (name, data, _, _), s in zip(kernels, seconds, strict=True)
+    )
+    stated = size == TARGET_SIZE and threads == 1
+    if not stated:
+        notes.append(f"targets are stated for {TARGET_SIZE}^3 on one thread")
+    return Report(rows, tuple(_claims(rows)) if stated else (), tuple(notes))
+
+
+def _claims(rows: Sequence[Timing]) -> list[Claim]:
+    speed = {(row.kernel, row.data): row.gops for row in rows}
+    vnni = "vnni" in cpu.host().name
+    claims = []
+    for row in rows:
+        if row.kernel in TARGETS and not (row.kernel == "posit16" and row.data == "any"):
+            target = (WITH_VNNI if vnni else {}).get(row.kernel, TARGETS[row.kernel])
+            what = f"{row.kernel}, {row.data} data, x float32"
+            if row.kernel in WITH_VNNI:
+                what += " with AVX-512 VNNI" if vnni else " without AVX-512 VNNI"
+            claims.append(Claim(what, row.ratio, target))
+    rival = speed.get(("SoftPosit posit16", "any"))
+    if rival:
+        ratio = speed["posit16", "any"] / rival
+        claims.append(Claim("posit16, any data, x SoftPosit's quire", ratio, SOFTPOSIT_TARGET))
+    return claims
+
+
+def _float_notes() -> list[str]:
+    """Which float32 BLAS NumPy runs, where threadpoolctl is installed to tell."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return []
     return [
-        Timing(name, data, 1e3 * s, 2e-9 * size**3 / s, best[0] / s)
-        for (name, data, _), s in zip(kernels, best, strict=True)
+        f"float32 is NumPy's {pool['internal_api']} {pool.get('version')}, kernels for "
+        f"{pool.get('architecture', 'this machine')}, {pool['num_threads']} thread(s)"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas" and "numpy" in str(pool["filepath"])
     ]
 
 
@@ -92,14 +208,15 @@ def _exact(name: str, data: str, size: int) -> Callable[[], Any]:
         a, b = (fmt.encode(rng.normal(size=(size, size)), "zero") for _ in range(2))
         b = fmt.encode(fmt.decode(b) / 2, "zero")
     else:
-        a, b = (_any_codes(fmt, rng, size) for _ in range(2))
-    shift = -(size.bit_length() // 2)
+        a, b = (any_codes(fmt, rng, (size, size)) for _ in range(2))
+    shift = -round(math.log2(size) / 2)
     _compare(name, a, b, shift, np.asarray(matmul(name, a, b, shift)))
     return lambda: matmul(name, a, b, shift)
 
 
-def _any_codes(fmt: Any, rng: np.random.Generator, size: int) -> NDArray[Any]:
-    codes = rng.integers(0, 1 << fmt.bits, (size, size)).astype(fmt.dtype)
+def any_codes(fmt: Any, rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
+    """Codes drawn alike, NaR left out."""
+    codes = rng.integers(0, 1 << fmt.bits, shape).astype(fmt.dtype)
     return np.where(fmt.is_nan(codes), 0, codes).astype(fmt.dtype)
 
 

@@ -28,7 +28,13 @@ class _App(typer.Typer):
         sys.exit(main(*args, **kwargs))
 
 
-app = _App(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = _App(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich would take most of the time to answer
+)
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The network, in ONNX.")]
 DataFile = Annotated[
@@ -125,7 +131,7 @@ def sim(
     seed: Annotated[int, typer.Option(help="Seed of the tiles sampled by --check.")] = 0,
     as_json: Json = False,
 ) -> int:
-    """Run a network bit-exactly in each format, next to FP32."""
+    """Run a network in each format, next to FP32."""
     from opennpe.cli import simulate, tables
     from opennpe.cli.progress import reporter
 
@@ -195,7 +201,10 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of the sampled tiles.")] = 0,
     as_json: Json = False,
 ) -> int:
-    """Replay tiles of every layer on the RTL, bit for bit; writes nothing."""
+    """Replay tiles of a run on the RTL, bit for bit.
+
+    Writes nothing.
+    """
     from opennpe.cli import simulate, tables
     from opennpe.cli.progress import reporter
 
@@ -237,7 +246,7 @@ def quantize(
     method: Method = "mse",
     as_json: Json = False,
 ) -> int:
-    """Calibrate a network and write its codes, formats and scales to one file."""
+    """Calibrate a network and write it to one file."""
     from opennpe.cli import quantizing, tables
 
     network = quantizing.quantize(model, data, out, format=format, policy=policy, method=method)
@@ -251,24 +260,75 @@ def quantize(
 @app.command()
 def bench(
     format: Formats = None,
-    size: Annotated[int, typer.Option(min=1, help="Extent of the square matrices.")] = 1024,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds; the best counts.")] = 5,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Whole networks against PyTorch instead.")
+    ] = False,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the matrices (1024) or of the image (224)."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; medians count.")] = 7,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
     as_json: Json = False,
 ) -> int:
-    """Time the kernels against float32 BLAS in one run."""
-    import os
-
-    for name in ("OPENBLAS", "OMP", "MKL", "NUMBA"):
-        os.environ[f"{name}_NUM_THREADS"] = str(threads)  # read when NumPy and Numba are loaded
-    from opennpe.cli import bench as timing
+    """Time the kernels against float32 BLAS."""
+    notes = _fair_environment(threads)  # read when NumPy, Numba and PyTorch are loaded
     from opennpe.cli import tables
     from opennpe.cli.progress import reporter
 
     with reporter() as progress:
-        rows = timing.bench(_split(format), size, repeat, progress)
+        if networks:
+            from opennpe.cli.bench_networks import IMAGE, bench_networks
+
+            size = size or IMAGE
+            report = bench_networks(_split(format), size, repeat, threads, progress)
+        else:
+            from opennpe.cli.bench import TARGET_SIZE
+            from opennpe.cli.bench import bench as timing
+
+            size = size or TARGET_SIZE
+            report = timing(_split(format), size, repeat, threads, progress)
     if as_json:
-        _print_json({"size": size, "threads": threads, "rows": [row.summary() for row in rows]})
+        found = report.summary()
+        found["notes"] = notes + found["notes"]
+        _print_json({"size": size, "threads": threads, **found})
     else:
-        tables.show(tables.bench_table(rows, size, threads))
+        table = tables.network_bench_table if networks else tables.bench_table
+        lines = [*map(str, report.claims), *notes, *report.notes]
+        tables.show(table(report.rows, size, threads), lines)
     return 0
+
+
+def _fair_environment(threads: int) -> list[str]:
+    """Limit the threads of both sides, and undo settings that would slow the float32 side."""
+    import os
+
+    for name in ("OPENBLAS", "OMP", "MKL", "NUMBA"):
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    notes = []
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        value = os.environ.pop(name, None)
+        if value is not None:
+            notes.append(f"{name}={value} of the environment is ignored: it may slow float32")
+    if "OPENNPE_ISA" in os.environ:
+        notes.append(f"OPENNPE_ISA={os.environ['OPENNPE_ISA']} limits our kernels")
+    return notes
+
+
+@app.command()
+def doctor(as_json: Json = False) -> int:
+    """Say what is installed and how to cure the rest.
+
+    Exit status 0 if all that `make sim` needs is there, else 2.
+    """
+    from opennpe.cli import doctor as examination
+
+    findings = examination.examine()
+    fit = examination.ready(findings)
+    if as_json:
+        _print_json({"ready": fit, "findings": [item.summary() for item in findings]})
+    else:
+        from opennpe.cli import tables
+
+        tables.show(tables.doctor_table(findings), tables.doctor_lines(findings))
+    return 0 if fit else 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from opennpe.cli.results import Result, Run
@@ -209,7 +210,7 @@ def network_table(about: dict[str, Any]) -> Table:
     return grid
 
 
-def bench_table(rows: list[Any], size: int, threads: int) -> Table:
+def bench_table(rows: Sequence[Any], size: int, threads: int) -> Table:
     """The table of ``opennpe bench``."""
     columns = {
         "kernel": "left",
@@ -218,8 +219,46 @@ def bench_table(rows: list[Any], size: int, threads: int) -> Table:
         "GOP/s": "right",
         "x float32": "right",
     }
-    title = f"matmul {size}x{size}x{size}, {threads} thread{'s' if threads > 1 else ''}, best"
+    title = f"matmul {size}x{size}x{size}, {_threads(threads)}, medians"
     cells = [
-        [r.kernel, r.data, f"{r.milliseconds:.2f}", f"{r.gops:.1f}", f"{r.ratio:.2f}"] for r in rows
+        [r.kernel, r.data, f"{r.milliseconds:.2f}", f"{r.gops:.3g}", f"{r.ratio:.3g}"] for r in rows
     ]
     return table(title, columns, cells)
+
+
+def network_bench_table(rows: Sequence[Any], size: int, threads: int) -> Table:
+    """The table of ``opennpe bench --networks``."""
+    columns = {"network": "left", "kernel": "left", "ms": "right", "x torch's time": "right"}
+    title = f"one {size}x{size} image, {_threads(threads)}, medians"
+    cells = [[r.network, r.kernel, f"{r.milliseconds:.2f}", f"{r.ratio:.2f}"] for r in rows]
+    return table(title, columns, cells)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def doctor_table(findings: list[Any]) -> Table:
+    """The table of ``opennpe doctor``."""
+    columns = {"what": "left", "for": "left", "needed by": "left", "found": "left"}
+    needs = {"needed": "make sim", "tests": "make test", "optional": ""}
+    rows = [[f.name, f.use, needs[f.level], f.found or "missing"] for f in findings]
+    return table("What is installed", columns, rows)
+
+
+def doctor_lines(findings: list[Any]) -> list[str]:
+    """A line a cure, those of missing necessities first."""
+    missing = [item for item in findings if item.cure]
+    order = ("needed", "tests", "optional")
+    lines = [
+        f"{item.name} ({_urgency(item.level)}): {item.cure}"
+        for item in sorted(missing, key=lambda item: order.index(item.level))
+    ]
+    needed = [item.name for item in missing if item.level == "needed"]
+    verdict = f"make sim lacks {', '.join(needed)}" if needed else "make sim has all it needs"
+    return [*lines, verdict]
+
+
+def _urgency(level: str) -> str:
+    """How a level reads in a cure."""
+    return {"needed": "missing", "tests": "missing for the tests", "optional": "optional"}[level]

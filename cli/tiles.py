@@ -143,7 +143,8 @@ def _window(layer: L.Conv, x: Codes, row: int, group: int, out: Tensor) -> Codes
             )
         ]
         if all(0 <= i < extent for i, extent in zip(at, x.shape[2:], strict=True)):
-            codes[(slice(None), *tap)] = x[(sample, channels, *at)]
+            there: tuple[Any, ...] = (sample, channels, *at)
+            codes[(slice(None), *tap)] = x[there]
     return codes.reshape(-1)
 
 
