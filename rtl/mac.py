@@ -1,0 +1,432 @@
+"""Multiply, align, accumulate, normalise: the datapath between decode and round.
+
+Every block is combinational and serves all modes; :mod:`opennpe.rtl.engine` puts registers
+between them. Slots, pairs and places are those of :mod:`opennpe.rtl.lanes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from opennpe.rtl.lanes import (
+    FRACTION_BITS,
+    HALF,
+    PAIRS,
+    SCALE_BITS,
+    SHIFT_BITS,
+    SIGNIFICAND_BITS,
+    SLOTS,
+    WHOLE,
+    Pair,
+    grid_exponent,
+    lane_bits,
+    log2_maxpos,
+    significand_places,
+    table,
+)
+
+__all__ = ["Accumulate", "Align", "Multiply", "Normalise", "Operand", "Product"]
+
+SEGMENT = 16
+"""Bits that the coarse half of a shifter moves by."""
+SCALE_FLOOR = 8
+"""Signed bits of any sum's exponent before its shift."""
+
+Operand = data.StructLayout(
+    {
+        "significand": SIGNIFICAND_BITS[WHOLE],
+        "scale": SCALE_BITS[WHOLE],
+        "scale_half": SCALE_BITS[HALF],
+        "shifts": 2 * SHIFT_BITS,
+    }
+)
+"""A decoded word: what :class:`opennpe.rtl.codec.Decode` gives for the multiplier."""
+
+Product = data.StructLayout(
+    {
+        "significand": 2 * SIGNIFICAND_BITS[WHOLE],
+        "scale": SCALE_BITS[WHOLE] + 1,
+        "scale_half": SCALE_BITS[HALF] + 1,
+        "shifts": 2 * (SHIFT_BITS + 1),
+    }
+)
+"""Products of the significands, each mode's at twice its places, and sums of the exponents."""
+
+
+class Multiply(wiring.Component):
+    """One array of partial products for all modes, and the adders of the exponents.
+
+    A partial product of bits of two lanes is held at zero; what is left are the products of each
+    lane with itself, side by side. Four 2x2 blocks on the diagonal serve the 4-bit modes, with
+    the blocks between them they make two 6x6, with the rest one 13x13.
+
+    Attributes:
+        a, b: In, :data:`Operand`.
+        pair: In.
+        product: Out, :data:`Product`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"a": In(Operand), "b": In(Operand), "pair": In(Pair), "product": Out(Product)}
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        a, b, product = self.a, self.b, self.product
+        width = SIGNIFICAND_BITS[WHOLE]
+        # The same operand three times, as blocks see it: always, in wide modes, in posit16 only.
+        a_half, a_whole = Signal(width), Signal(width)
+        m.d.comb += [
+            a_half.eq(Mux(self.pair.narrow, 0, a.significand)),
+            a_whole.eq(Mux(self.pair.whole, a.significand, 0)),
+        ]
+        rows = []
+        for i in range(width):
+            seen = [(a.significand, a_half, a_whole)[_block(i, j)][j] for j in range(width)]
+            rows.append((Cat(*seen) & b.significand[i].replicate(width)) << i)
+        total = rows[0]
+        for row in rows[1:]:
+            total = (total + row)[: 2 * width]
+        m.d.comb += [
+            product.significand.eq(total),
+            product.scale.eq(a.scale.as_signed() + b.scale.as_signed()),
+            product.scale_half.eq(a.scale_half.as_signed() + b.scale_half.as_signed()),
+        ]
+        bits = SHIFT_BITS
+        sums = [
+            (a.shifts.word_select(i, bits) + b.shifts.word_select(i, bits))[: bits + 1]
+            for i in range(2)
+        ]
+        m.d.comb += product.shifts.eq(Cat(*sums))
+        return m
+
+
+def _block(i: int, j: int) -> int:
+    """Which modes use the partial product of bits i and j: 0 all, 1 the wide ones, 2 posit16."""
+    half, quarter = (_lane(i, n) == _lane(j, n) for n in (2, SLOTS))
+    return 2 - half - (half and quarter)
+
+
+def _lane(bit: int, lanes: int) -> int:
+    return sum(bit >= place for place in significand_places(lanes)) - 1
+
+
+class Align(wiring.Component):
+    """Products onto the accumulator's grid, in two's complement but for the last carry.
+
+    Attributes:
+        product: In, :data:`Product`.
+        pair: In.
+        signs: In, a sign a slot; a negative addend is inverted, its lane's carry-in is its sign.
+        addend: Out, the accumulator's width, lanes in their slots.
+    """
+
+    def __init__(self, accumulator_bits: int) -> None:
+        self.bits = accumulator_bits
+        super().__init__(
+            {
+                "product": In(Product),
+                "pair": In(Pair),
+                "signs": In(SLOTS),
+                "addend": Out(accumulator_bits),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        pair, p = self.pair, self.product
+        places = [2 * place for place in significand_places(SLOTS)]
+        narrow = [Mux(pair.narrow, p.significand[at : at + 4], 0) for at in places]
+        wide = 2 * SIGNIFICAND_BITS[HALF]
+        half = [p.significand[2 * at :][:wide] << _lag(HALF)[0] for at in significand_places(2)]
+        fine = len(Const(SEGMENT - 1))
+        inputs = [
+            Mux(pair.whole, p.significand, Mux(pair.half, half[0], narrow[0])),
+            narrow[1],
+            Mux(pair.half, half[1], narrow[2]),
+            narrow[3],
+        ]
+        amounts = [
+            p.scale[:fine],
+            p.shifts[:fine],
+            p.scale_half[:fine],
+            p.shifts[fine:],
+        ]
+        moved = [
+            _shift_left(m, f"slot{slot}", value, amount)
+            for slot, (value, amount) in enumerate(zip(inputs, amounts, strict=True))
+        ]
+        magnitude = self._coarse(m, moved)
+        slot_bits = self.bits // SLOTS
+        mask = Cat(*(sign.replicate(slot_bits) for sign in self.signs))
+        m.d.comb += self.addend.eq(magnitude ^ mask)
+        return m
+
+    def _coarse(self, m: Module, moved: list[Value]) -> Value:
+        """Whole segments: slot 0's product to where its high exponent bits say, the others up."""
+        pair, p = self.pair, self.product
+        count, per_slot = self.bits // SEGMENT, self.bits // SEGMENT // SLOTS
+        first = _segments(moved[0])
+        place = self._places(m, count)
+        out: list[Value] = []
+        for segment in range(count):
+            terms = [
+                part & place[segment - k].replicate(SEGMENT)
+                for k, part in enumerate(first)
+                if segment - k in place
+            ]
+            slot, inside = divmod(segment, per_slot)
+            if slot in (1, 3) and inside < 2:
+                terms.append(_segments(moved[slot])[inside])
+            out.append(terms)
+        # Slot 2 has posit8's lane 1, whose lowest segment lies below the grid when it is small.
+        low, high = _segments(moved[2])
+        small = pair.half & p.scale_half[-1]
+        out[2 * per_slot].append(Mux(small, high, low))
+        out[2 * per_slot + 1].append(Mux(small, 0, high))
+        segments = []
+        for terms in out:
+            total = terms[0]
+            for term in terms[1:]:
+                total = total | term
+            segments.append(total)
+        return Cat(*segments)
+
+    def _places(self, m: Module, count: int) -> dict[int, Value]:
+        """One-hot: the segment in which slot 0's shifted product begins; it may be below 0."""
+        pair, scale = self.pair, self.product.scale
+        fine = len(Const(SEGMENT - 1))
+        # Exponents are offset by half their range, which inverts their highest bit.
+        whole = Cat(scale[fine:-1], ~scale[-1])
+        half = ~scale[fine]
+        back = {name: _lag(name)[1] for name in (HALF, WHOLE)}
+        place: dict[int, Value] = {}
+        for at in range(-back[WHOLE], count):
+            hits: list[Value] = []
+            if at + back[WHOLE] < 1 << len(whole):
+                hits.append(pair.whole & (whole == at + back[WHOLE]))
+            if at + back[HALF] in (0, 1):
+                hits.append(pair.half & (half == at + back[HALF]))
+            if at == 0:
+                hits.append(pair.narrow)
+            if hits:
+                place[at] = Signal(name=f"begins_{at}" if at >= 0 else f"begins_below_{-at}")
+                m.d.comb += place[at].eq(Cat(*hits).any())
+        return place
+
+
+def _lag(name: str) -> tuple[int, int]:
+    """How an offset exponent places a product: bits to append below it, segments to go back.
+
+    The product's lowest bit weighs ``2**(exponent - 2 * (significand bits - 1))``, the grid's
+    ``2**grid``; the exponent, offset by half its range, shifts left.
+    """
+    offset = 1 << SCALE_BITS[name]
+    grid = -2 * log2_maxpos(name)
+    lag = offset + grid + 2 * (SIGNIFICAND_BITS[name] - 1)
+    pad = -lag % SEGMENT
+    return pad, (lag + pad) // SEGMENT
+
+
+def _segments(value: Value) -> list[Value]:
+    """Bits in segments, the last one filled with zeros."""
+    parts = [value[at : at + SEGMENT] for at in range(0, len(value), SEGMENT)]
+    return [*parts[:-1], Cat(parts[-1], Const(0, SEGMENT - len(parts[-1])))]
+
+
+def _shift_left(m: Module, name: str, value: Value, amount: Value) -> Value:
+    """A barrel shifter that grows level by level."""
+    for index in range(len(amount)):
+        step = 1 << index
+        level = Signal(len(value) + step, name=f"{name}_by{step}")
+        m.d.comb += level.eq(Mux(amount[index], value << step, value))
+        value = level
+    return value
+
+
+class Accumulate(wiring.Component):
+    """Add to the sums, the carry broken between lanes.
+
+    Attributes:
+        total: In, the sums so far. bias: In, taken instead with ``first``.
+        addend, signs: In, of :class:`Align`.
+        nan: In, NaR so far. nan_in: In, NaR among the operands.
+        result, nan_out: Out.
+    """
+
+    def __init__(self, accumulator_bits: int) -> None:
+        self.bits = accumulator_bits
+        super().__init__(
+            {
+                "total": In(accumulator_bits),
+                "bias": In(accumulator_bits),
+                "first": In(1),
+                "addend": In(accumulator_bits),
+                "signs": In(SLOTS),
+                "pair": In(Pair),
+                "nan": In(SLOTS),
+                "nan_in": In(SLOTS),
+                "result": Out(accumulator_bits),
+                "nan_out": Out(SLOTS),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        bits = self.bits // SLOTS
+        base = Signal(self.bits)
+        m.d.comb += base.eq(Mux(self.first, self.bias, self.total))
+        # A guard bit below each slot: 1 + 0 hands the carry on, x + x makes it x.
+        joined = [Const(0, 1), ~self.pair.narrow, self.pair.whole, ~self.pair.narrow]
+        left, right = [], []
+        for slot, join in enumerate(joined):
+            sign = self.signs[slot]
+            left += [join | sign, base.word_select(slot, bits)]
+            right += [~join & sign, self.addend.word_select(slot, bits)]
+        total = Signal(self.bits + SLOTS)
+        m.d.comb += total.eq(Cat(*left) + Cat(*right))
+        m.d.comb += [
+            self.result.eq(Cat(*(total.word_select(slot, bits + 1)[1:] for slot in range(SLOTS)))),
+            self.nan_out.eq(Mux(self.first, 0, self.nan) | self.nan_in),
+        ]
+        return m
+
+
+class Normalise(wiring.Component):
+    """One lane of a finished sum to sign, exponent and leading bits.
+
+    The lane is put at the top, zeros below it. The first bit that differs from the sign is found
+    by segments, then inside one; only as many bits as a rounding looks at are moved, the rest
+    leaves one bit that says whether any was set.
+
+    Attributes:
+        total: In, the accumulator (lane 0's source). held: In, its upper slots as they drain.
+        nan, nan_held: In, NaR flags of the slots likewise.
+        first: In, the lane is lane 0. pair: In. shift: In, signed.
+        negative, zero, nan_out, scale, fraction, sticky: Out, for
+            :class:`opennpe.rtl.codec.Round`.
+    """
+
+    def __init__(self, accumulator_bits: int, shift_bits: int) -> None:
+        self.bits, self.shift_bits = accumulator_bits, shift_bits
+        self.scale_bits = max(shift_bits, SCALE_FLOOR) + 1
+        slot = accumulator_bits // SLOTS
+        super().__init__(
+            {
+                "total": In(accumulator_bits),
+                "held": In(accumulator_bits - slot),
+                "nan": In(SLOTS),
+                "nan_held": In(SLOTS - 1),
+                "first": In(1),
+                "pair": In(Pair),
+                "shift": In(shift_bits),
+                "negative": Out(1),
+                "zero": Out(1),
+                "nan_out": Out(1),
+                "scale": Out(self.scale_bits),
+                "fraction": Out(FRACTION_BITS),
+                "sticky": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        lane = Signal(self.bits)
+        m.d.comb += lane.eq(self._lane())
+        m.d.comb += self.nan_out.eq(self._lane_nan())
+        sign = lane[-1]
+        count = self.bits // SEGMENT
+        segments = [lane.word_select(count - 1 - i, SEGMENT) for i in range(count)]
+        differs = [Signal(name=f"differs{i}") for i in range(count)]
+        for flag, segment in zip(differs, segments, strict=True):
+            m.d.comb += flag.eq(Mux(sign, ~segment.all(), segment.any()))
+        leads, before = [], Const(0, 1)
+        for i, flag in enumerate(differs):
+            lead = Signal(name=f"leads{i}")
+            m.d.comb += lead.eq(flag & ~before)
+            leads.append(lead)
+            before = before | flag
+        window, sticky_below = self._window(m, lane, leads)
+        fine, picked, lost = self._fine(m, window, sign)
+        passed = Signal(range(count + 1))
+        bits = [
+            Cat(*(lead for i, lead in enumerate(leads) if i >> bit & 1)).any()
+            for bit in range((count - 1).bit_length())
+        ]
+        m.d.comb += passed.eq(Cat(*bits, ~before))
+        m.d.comb += [
+            self.negative.eq(sign),
+            self.zero.eq(~before & ~sign),
+            self.fraction.eq(picked[:-1]),
+            self.sticky.eq(sticky_below | lost),
+            self.scale.eq(
+                (self._unit(m).as_signed() + self.shift.as_signed())
+                + ~Cat(fine, passed, Const(0, 1)).as_signed()
+            ),
+        ]
+        return m
+
+    def _lane(self) -> Value:
+        """The lane at the top, zeros below."""
+        bits = self.bits // SLOTS
+        total = [self.total.word_select(slot, bits) for slot in range(SLOTS)]
+        held = [None, *(self.held.word_select(slot, bits) for slot in range(SLOTS - 1))]
+        pair, first = self.pair, self.first
+        top = Mux(
+            pair.whole,
+            total[3],
+            Mux(pair.half, Mux(first, total[1], held[3]), Mux(first, total[0], held[1])),
+        )
+        second = Mux(pair.whole, total[2], Mux(pair.half, Mux(first, total[0], held[2]), 0))
+        low = [Mux(pair.whole, part, 0) for part in total[:2]]
+        return Cat(*low, second, top)
+
+    def _lane_nan(self) -> Value:
+        later = Mux(self.pair.half, self.nan_held[1], self.nan_held[0])
+        return Mux(self.first, self.nan[0], later)
+
+    def _window(self, m: Module, lane: Value, leads: list[Value]) -> tuple[Value, Value]:
+        """The leading segment and what a shift inside it may bring up; OR of the rest."""
+        width = SEGMENT + FRACTION_BITS
+        padded = Cat(Const(0, width), lane)
+        window, sticky = Const(0, width), Const(0, 1)
+        for i, lead in enumerate(leads):
+            end = len(padded) - i * SEGMENT
+            window = window | (padded[end - width : end] & lead.replicate(width))
+            if end - width > width:
+                sticky = sticky | (lead & padded[width : end - width].any())
+        named, rest = Signal(width, name="window"), Signal(name="below_window")
+        m.d.comb += [named.eq(window), rest.eq(sticky)]
+        return named, rest
+
+    def _fine(self, m: Module, window: Value, sign: Value) -> tuple[Value, Value, Value]:
+        """Shift the window's leading bit to the top: the count, the bits kept, OR of the lost."""
+        kept = FRACTION_BITS + 1
+        steps = [8, 4, 2, 1]
+        count, lost = [], Const(0, 1)
+        value = window
+        for step in steps:
+            left = step - 1
+            width = kept + left
+            skip = Signal(name=f"skip{step}")
+            top = value[-step:]
+            m.d.comb += skip.eq(~(top ^ sign.replicate(step)).any())
+            level = Signal(width, name=f"window{step}")
+            spare = len(value) - width
+            m.d.comb += level.eq(Mux(skip, value[:width], value[spare:]))
+            lost = lost | (~skip & value[:spare].any())
+            count.insert(0, skip)
+            value = level
+        return Cat(*count), value, lost
+
+    def _unit(self, m: Module) -> Value:
+        """Exponent of the bit above the lane's top, a pair each."""
+        pairs = [code if code in PAIRS else code & 5 for code in range(8)]
+        entries = [lane_bits(pair, self.bits) + grid_exponent(pair) for pair in pairs]
+        unit = Signal(8)
+        m.d.comb += unit.eq(table(Value.cast(self.pair), entries, 8))
+        return unit
