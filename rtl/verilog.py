@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +54,23 @@ def _yosys(*passes: str) -> None:
     except ImportError as error:
         raise ToolError("pyosys is missing: install it with pip install 'opennpe[rtl]'") from error
     design = libyosys.Design()
-    for command in passes:
-        libyosys.run_pass(command, design)
+    with _silence():
+        for command in passes:
+            libyosys.run_pass(command, design)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Yosys logs to the process's standard output, past Python: keep it off."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def manifest(spec: EngineSpec, top: str = TOP) -> dict[str, Any]:

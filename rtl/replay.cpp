@@ -1,0 +1,132 @@
+// Pushes sums through the Verilated engine and collects its codes; see replay.py.
+// layout.h is generated from the same description as the manifest.
+#include <cstdint>
+
+#include "Vopennpe_engine.h"
+#include "layout.h"
+#include "verilated.h"
+
+// Verilator writes a double underscore of the Verilog as ___05F.
+double sc_time_stamp() { return 0; }
+
+namespace {
+
+// xorshift64*: the pauses of a run depend on its seed alone.
+struct Pauses {
+    uint64_t state;
+    bool on;
+    bool draw(uint32_t of_256) {
+        if (!on) return false;
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        return ((state * 0x2545F4914F6CDD1DULL) >> 56) < of_256;
+    }
+};
+
+template <typename Words>
+void put(Words& words, Field field, uint64_t value) {
+    for (int done = 0; done < field.width;) {
+        const int word = (field.offset + done) / 32, bit = (field.offset + done) % 32;
+        const int count = field.width - done < 32 - bit ? field.width - done : 32 - bit;
+        const uint32_t mask = count == 32 ? ~0u : (1u << count) - 1;
+        words[word] = (words[word] & ~(mask << bit)) | ((uint32_t(value >> done) & mask) << bit);
+        done += count;
+    }
+}
+
+uint32_t get(uint32_t word, Field field) { return word >> field.offset & ((1u << field.width) - 1); }
+
+enum Status { DONE, SILENT, WRONG_LANE, TOO_MANY };
+
+}  // namespace
+
+// Sums are given as in replay.py. accepted and offered hold, a sum each, the cycle in which its
+// last word was accepted and the cycle in which its first result was offered.
+extern "C" __attribute__((visibility("default"))) int replay(int64_t sums, const uint8_t* mode_a, const uint8_t* mode_b,
+                      const uint8_t* out, const int64_t* start, const uint16_t* words_a,
+                      const uint16_t* words_b, const uint64_t* bias, const uint64_t* shift,
+                      const uint8_t* lanes, int underflow_zero, int pauses, uint64_t seed,
+                      uint16_t* codes, int64_t* accepted, int64_t* offered, int64_t* cycles) {
+    VerilatedContext context;
+    Vopennpe_engine top{&context};
+    Pauses source{seed * 2 + 1, pauses != 0}, sink{~seed * 2 + 1, pauses != 0};
+
+    top.underflow_zero = underflow_zero;
+    top.words___05Fvalid = 0;
+    top.results___05Fready = 0;
+    top.rst = 1;
+    for (int i = 0; i < 4; ++i) {
+        top.clk = i & 1;
+        top.eval();
+    }
+    top.rst = 0;
+
+    int64_t cycle = 0, quiet = 0, sum = 0, word = sums ? start[0] : 0, taken = 0;
+    uint32_t lane = 0, idle_of_256 = 64, busy_of_256 = 64;
+    bool offering = false, seen = false;
+    int status = DONE;
+    // After the last result the engine must stay silent for as long as it could hold another.
+    for (int64_t tail = 0; tail < TAIL_CYCLES; ++cycle) {
+        if (sum < sums && !offering && !source.draw(idle_of_256)) {
+            offering = true;
+            const bool first = word == start[sum], last = word + 1 == start[sum + 1];
+            auto& payload = top.words___05Fpayload;
+            put(payload, WORD_A, words_a[word]);
+            put(payload, WORD_B, words_b[word]);
+            put(payload, WORD_FIRST, first);
+            put(payload, WORD_LAST, last);
+            if (first) {
+                put(payload, WORD_MODE_A, mode_a[sum]);
+                put(payload, WORD_MODE_B, mode_b[sum]);
+                put(payload, BIAS_LOW, bias[2 * sum]);
+                put(payload, BIAS_HIGH, bias[2 * sum + 1]);
+            }
+            if (last) {
+                put(payload, WORD_SHIFT, shift[sum]);
+                put(payload, WORD_OUT, out[sum]);
+            }
+        }
+        top.words___05Fvalid = offering;
+        top.results___05Fready = !sink.draw(busy_of_256);
+        top.clk = 0;
+        top.eval();
+        const bool moved = offering && top.words___05Fready;
+        const bool result = top.results___05Fvalid;
+        const bool got = result && top.results___05Fready;
+        if (moved || got) quiet = 0;
+        if (moved) {
+            offering = false;
+            if (++word == start[sum + 1]) accepted[sum++] = cycle;
+            // Pauses come in phases, so that queues both run full and run empty.
+            if ((cycle & 255) == 0) {
+                idle_of_256 = 16 + 208 * (cycle >> 8 & 1);
+                busy_of_256 = 16 + 208 * (cycle >> 9 & 1);
+            }
+        }
+        if (result) {
+            if (taken >= sums) return TOO_MANY;
+            if (!seen && lane == 0) offered[taken] = cycle;
+            seen = true;
+        }
+        if (got) {
+            seen = false;
+            const uint32_t payload = top.results___05Fpayload;
+            const bool last = lane + 1 == lanes[taken];
+            if (get(payload, RESULT_LANE) != lane || get(payload, RESULT_LAST) != last)
+                return WRONG_LANE;
+            codes[taken * LANES + lane] = uint16_t(get(payload, RESULT_CODE));
+            lane = last ? 0 : lane + 1;
+            taken += last;
+            *cycles = cycle + 1;
+        }
+        top.clk = 1;
+        top.eval();
+        tail = taken == sums ? tail + 1 : 0;
+        if (taken < sums && ++quiet > SILENCE_CYCLES) {
+            status = SILENT;
+            break;
+        }
+    }
+    return status;
+}
