@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-__all__ = ["ISAS", "PLAIN", "Isa", "features", "host"]
+__all__ = ["ISAS", "PLAIN", "Isa", "features", "host", "threads"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,12 @@ def host() -> Isa:
     wanted = os.environ.get("OPENNPE_ISA", "")
     there = [isa for isa in ISAS if all(features().get(name, False) for name in isa.needs)]
     return next((isa for isa in there if isa.name == wanted), there[0])
+
+
+def threads(wanted: int | None = None) -> int:
+    """Threads to use: as many as asked for, else what numba is allowed (``NUMBA_NUM_THREADS``)."""
+    if wanted is not None:
+        return max(1, wanted)
+    from numba import config
+
+    return int(config.NUMBA_NUM_THREADS)
