@@ -124,14 +124,14 @@ class Grouping:
         if values.size > SHARED_VALUES:
             step = -(-values.size // SHARED_VALUES)
             values = np.append(values[::step], values.max())
-        return values
+        return np.sort(values)
 
     def _join(self, a: str, b: str) -> None:
         first, second = self.root(a), self.root(b)
         if first != second:
-            merged = np.concatenate([self.values[first], self.values[second]])
+            merged = np.sort(np.concatenate([self.values[first], self.values[second]]))
             if merged.size > SHARED_VALUES:
-                merged = np.append(merged[:: -(-merged.size // SHARED_VALUES)], merged.max())
+                merged = np.append(merged[:: -(-merged.size // SHARED_VALUES)], merged[-1])
             self.parent[first] = second
             self.values[second] = merged
 
