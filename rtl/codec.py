@@ -12,6 +12,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from opennpe.golden import codec, formats
+from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import (
     FRACTION_BITS,
     HALF,
@@ -51,6 +52,8 @@ class Decode(wiring.Component):
         nan: Out, whether the lane that begins in the slot is NaR.
     """
 
+    module_name = "decode"
+
     def __init__(self) -> None:
         super().__init__(
             {
@@ -70,8 +73,9 @@ class Decode(wiring.Component):
         m = Module()
         pair, half_bits = self.pair, WORD_BITS // 2
         low_byte, high_byte = self.word[:half_bits], self.word[half_bits:]
-        m.submodules.string = string = PositString(WORD_BITS)
-        m.submodules.string_low = string_low = PositString(half_bits)
+        string, string_low = PositString(WORD_BITS), PositString(half_bits)
+        place(m, platform, "string", string)
+        place(m, platform, "string_low", string_low)
         # posit8's lane 1 begins a posit16 string, except that it has no exponent bit.
         m.d.comb += [
             string.code.eq(
@@ -127,8 +131,8 @@ class Decode(wiring.Component):
         high = Cat(string.tail[-half + 1 :], string.hidden)
         low = Cat(string_low.tail, string_low.hidden)
         narrow = Const(0, bits)
-        for place, sig in zip(significand_places(SLOTS), sigs, strict=True):
-            narrow = narrow | (sig << place)
+        for at, sig in zip(significand_places(SLOTS), sigs, strict=True):
+            narrow = narrow | (sig << at)
         halves = (low << significand_places(2)[0]) | (high << significand_places(2)[1])
         return Mux(self.pair.whole, whole, Mux(self.pair.half, halves, narrow[:bits]))
 
@@ -146,6 +150,7 @@ class PositString(wiring.Component):
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
+        self.module_name = f"posit_string_{bits}"
         super().__init__(
             {
                 "code": In(bits),
@@ -221,6 +226,8 @@ class Round(wiring.Component):
         underflow_zero: In.
         code: Out, high bits 0.
     """
+
+    module_name = "round"
 
     def __init__(self, scale_bits: int) -> None:
         self.scale_bits = scale_bits

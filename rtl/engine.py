@@ -10,10 +10,10 @@ from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
 from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
+from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import FRACTION_BITS, SLOTS, Pair, Tag, pair_of
 from opennpe.rtl.mac import Accumulate, Align, Multiply, Normalise, Operand, Product
 
@@ -43,16 +43,11 @@ class Engine(wiring.Component):
     def __init__(self, spec: EngineSpec) -> None:
         ports.check_spec(spec)
         self.spec = spec
-        super().__init__(
-            {
-                "words": In(ports.word_signature(spec)),
-                "results": Out(ports.result_signature(spec)),
-                "underflow_zero": In(1),
-            }
-        )
+        super().__init__(ports.engine_signature(spec))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        self._platform = platform
         word = self.words.payload
         pair = Signal(Pair)
         move, taken = Signal(), Signal()
@@ -88,7 +83,7 @@ class Engine(wiring.Component):
         blocks = []
         for name, code, mode in (("a", word.a, word.mode_a), ("b", word.b, word.mode_b)):
             block = Decode()
-            m.submodules[f"decode_{name}"] = block
+            place(m, self._platform, f"decode_{name}", block)
             m.d.comb += [
                 block.word.eq(code),
                 Value.cast(block.pair).eq(pair),
@@ -133,7 +128,8 @@ class Engine(wiring.Component):
         d_a: Any,
         d_b: Any,
     ) -> tuple[Any, ...]:
-        m.submodules.multiply = multiply = Multiply()
+        multiply = Multiply()
+        place(m, self._platform, "multiply", multiply)
         m.d.comb += [multiply.a.eq(d_a), multiply.b.eq(d_b), multiply.pair.eq(d_tag.pair)]
         m_valid, m_tag, m_bias, m_signs, m_nan = self._pass(
             m, "m", move, d_valid, d_tag, d_bias, d_signs, d_nan
@@ -154,7 +150,8 @@ class Engine(wiring.Component):
         m_nan: Signal,
         m_product: Any,
     ) -> tuple[Any, ...]:
-        m.submodules.align = align = Align(self.spec.accumulator_bits)
+        align = Align(self.spec.accumulator_bits)
+        place(m, self._platform, "align", align)
         m.d.comb += [
             align.product.eq(m_product),
             align.pair.eq(m_tag.pair),
@@ -203,7 +200,8 @@ class Engine(wiring.Component):
         l_addend: Signal,
     ) -> tuple[Any, ...]:
         """Sums, and the lanes of a finished one as they leave: ``a_draining`` and ``a_lane``."""
-        m.submodules.accumulate = accumulate = Accumulate(self.spec.accumulator_bits)
+        accumulate = Accumulate(self.spec.accumulator_bits)
+        place(m, self._platform, "accumulate", accumulate)
         a_total, a_nan = _held("a_total", self.spec.accumulator_bits), _held("a_nan", SLOTS)
         a_pair, a_out = _held("a_pair", Pair), _held("a_out", 2)
         a_draining, a_lane = _control("a_draining", 1), _control("a_lane", 2)
@@ -267,7 +265,8 @@ class Engine(wiring.Component):
         shift: Signal,
     ) -> tuple[Any, ...]:
         bits = self.spec.accumulator_bits
-        m.submodules.normalise = normalise = Normalise(bits, self.spec.shift_bits)
+        normalise = Normalise(bits, self.spec.shift_bits)
+        place(m, self._platform, "normalise", normalise)
         first = Signal()
         slot = bits // SLOTS
         held = [_held(f"a_held_{i}", slot + 1) for i in range(1, SLOTS)]
@@ -330,7 +329,8 @@ class Engine(wiring.Component):
         n_out: Signal,
         n_sum: Any,
     ) -> None:
-        m.submodules.round = block = Round(len(n_sum.scale))
+        block = Round(len(n_sum.scale))
+        place(m, self._platform, "round", block)
         m.d.comb += [
             block.negative.eq(n_sum.negative),
             block.zero.eq(n_sum.zero),

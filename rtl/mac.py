@@ -69,6 +69,8 @@ class Multiply(wiring.Component):
         product: Out, :data:`Product`.
     """
 
+    module_name = "multiply"
+
     def __init__(self) -> None:
         super().__init__(
             {"a": In(Operand), "b": In(Operand), "pair": In(Pair), "product": Out(Product)}
@@ -124,6 +126,8 @@ class Align(wiring.Component):
         signs: In, a sign a slot; a negative addend is inverted, its lane's carry-in is its sign.
         addend: Out, the accumulator's width, lanes in their slots.
     """
+
+    module_name = "align"
 
     def __init__(self, accumulator_bits: int) -> None:
         self.bits = accumulator_bits
@@ -258,6 +262,8 @@ class Accumulate(wiring.Component):
         result, nan_out: Out.
     """
 
+    module_name = "accumulate"
+
     def __init__(self, accumulator_bits: int) -> None:
         self.bits = accumulator_bits
         super().__init__(
@@ -310,6 +316,8 @@ class Normalise(wiring.Component):
         negative, zero, nan_out, scale, fraction, sticky: Out, for
             :class:`opennpe.rtl.codec.Round`.
     """
+
+    module_name = "normalise"
 
     def __init__(self, accumulator_bits: int, shift_bits: int) -> None:
         self.bits, self.shift_bits = accumulator_bits, shift_bits

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth.lib import data, stream
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from opennpe.golden.errors import SpecError
 from opennpe.golden.formats import ENGINE_FORMATS
@@ -10,11 +11,10 @@ from opennpe.golden.spec import EngineSpec
 
 __all__ = [
     "check_spec",
+    "engine_signature",
     "lane_count",
     "result_layout",
-    "result_signature",
     "word_layout",
-    "word_signature",
 ]
 
 
@@ -76,11 +76,12 @@ def result_layout(spec: EngineSpec) -> data.StructLayout:
     return data.StructLayout({"code": widest, "lane": ceil_log2(lane_count(spec)), "last": 1})
 
 
-def word_signature(spec: EngineSpec) -> stream.Signature:
-    """The stream of operand words."""
-    return stream.Signature(word_layout(spec))
-
-
-def result_signature(spec: EngineSpec) -> stream.Signature:
-    """The stream of result codes."""
-    return stream.Signature(result_layout(spec))
+def engine_signature(spec: EngineSpec) -> wiring.Signature:
+    """The engine's ports: words in, results out, the static underflow rule."""
+    return wiring.Signature(
+        {
+            "words": In(stream.Signature(word_layout(spec))),
+            "results": Out(stream.Signature(result_layout(spec))),
+            "underflow_zero": In(1),
+        }
+    )

@@ -20,10 +20,12 @@ from opennpe.golden.mac import grid_exponent
 from opennpe.golden.spec import CoprocessorSpec, EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.engine import Engine
+from opennpe.rtl.hierarchy import Blocks
 
 __all__ = ["MANIFEST", "SCHEMA", "TOP", "emit", "manifest", "verilog"]
 
-TOP = "opennpe_engine"
+PREFIX = "opennpe"
+TOP = f"{PREFIX}_engine"
 MANIFEST = "manifest.json"
 SCHEMA = {"name": "opennpe.rtl.manifest", "version": 1}
 
@@ -34,12 +36,16 @@ def verilog(spec: EngineSpec, top: str = TOP) -> str:
     Raises:
         ToolError: pyosys is not installed, or refuses.
     """
-    text = rtlil.convert(Engine(spec), name=top, emit_src=False)
+    blocks = Blocks(PREFIX)
+    texts = {top: rtlil.convert(Engine(spec), name=top, platform=blocks, emit_src=False)}
+    texts.update(blocks.texts)
     with tempfile.TemporaryDirectory(prefix="opennpe-") as folder:
-        source, target = Path(folder, "top.il"), Path(folder, "top.v")
-        source.write_text(text)
+        target = Path(folder, "top.v")
+        for name, text in texts.items():
+            Path(folder, f"{name}.il").write_text(text)
         _yosys(
-            f"read_rtlil {source}",
+            *(f"read_rtlil {Path(folder, name)}.il" for name in texts),
+            f"hierarchy -top {top}",
             "proc -nomux -norom",
             "memory_collect",
             "opt_clean",
@@ -75,7 +81,6 @@ def _silence() -> Iterator[None]:
 
 def manifest(spec: EngineSpec, top: str = TOP) -> dict[str, Any]:
     """What a user of the Verilog needs to know, all of it derived from the spec."""
-    engine = Engine(spec)
     choices = {
         "formats": list(spec.mac.formats),
         "underflow": spec.mac.underflow,
@@ -94,7 +99,7 @@ def manifest(spec: EngineSpec, top: str = TOP) -> dict[str, Any]:
         "formats": [_format(spec, index, name) for index, name in enumerate(spec.mac.formats)],
         "modes": _modes(spec),
         "underflow_zero": {"0": "minpos", "1": "zero"},
-        "ports": _ports(engine),
+        "ports": _ports(spec),
     }
 
 
@@ -124,8 +129,8 @@ def _modes(spec: EngineSpec) -> list[dict[str, Any]]:
     ]
 
 
-def _ports(engine: Engine) -> list[dict[str, Any]]:
-    spec = engine.spec
+def _ports(spec: EngineSpec) -> list[dict[str, Any]]:
+    signature = ports.engine_signature(spec)
     payloads = {
         "words__payload": ports.word_layout(spec),
         "results__payload": ports.result_layout(spec),
@@ -134,7 +139,7 @@ def _ports(engine: Engine) -> list[dict[str, Any]]:
         {"name": "clk", "direction": "input", "width": 1},
         {"name": "rst", "direction": "input", "width": 1},
     ]
-    for path, member, _ in engine.signature.flatten(engine):
+    for path, member, _ in signature.flatten(signature.create()):
         name = "__".join(str(part) for part in path)
         port: dict[str, Any] = {
             "name": name,

@@ -1,0 +1,49 @@
+"""Blocks as Verilog modules with their own port names, each written once.
+
+Amaranth names the ports of a submodule after whatever nets cross its border. Converted on its own
+a block keeps the names of its signature, so a design becomes Verilog block by block: to the
+``Blocks`` platform a placed block is an instance of a module that is converted beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.back import rtlil
+from amaranth.hdl import Fragment, Instance, Module, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+__all__ = ["Blocks", "place"]
+
+
+class Blocks:
+    """The platform under which a design is converted to modules.
+
+    Attributes:
+        prefix: what module names begin with.
+        texts: RTLIL of every block placed so far, by module name.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.texts: dict[str, str] = {}
+
+    def instance(self, block: Any) -> Instance:
+        """The block as an instance; blocks of one name are one module."""
+        name = f"{self.prefix}_{block.module_name}"
+        if name in self.texts:
+            Fragment.get(block, self)  # elaborated, as a block that is placed must be
+        else:
+            self.texts[name] = ""
+            self.texts[name] = rtlil.convert(block, name=name, platform=self, emit_src=False)
+        ports = {}
+        for path, member, value in block.signature.flatten(block):
+            direction = "i" if member.flow is In else "o"
+            ports[f"{direction}_{'__'.join(map(str, path))}"] = Value.cast(value)
+        return Instance(name, **ports)
+
+
+def place(m: Module, platform: Any, name: str, block: wiring.Component) -> None:
+    """Make a combinational block a submodule: its gates, or an instance of its module."""
+    m.submodules[name] = platform.instance(block) if isinstance(platform, Blocks) else block
