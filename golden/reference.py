@@ -17,7 +17,7 @@ from opennpe.golden.pooling import patches, pool
 from opennpe.golden.rounding import check_terms, convert, finish, reciprocal
 from opennpe.golden.spec import CoprocessorSpec
 
-__all__ = ["check_terms", "convert", "evaluate", "reciprocal"]
+__all__ = ["check_terms", "convert", "evaluate", "evaluate_layer", "reciprocal"]
 
 Codes = NDArray[Any]
 
@@ -37,12 +37,23 @@ def evaluate(
     for layer in network.layers:
         ins, out = network.layer_tensors(layer)
         values = [np.asarray(tensors[n]) for n in layer.inputs]
-        handler = _HANDLERS.get(type(layer))
-        if handler is None:
-            raise NetworkError(f"layer '{layer.name}': no reference for {type(layer).__name__}")
-        result = handler(spec, layer, ins, values, out)
-        tensors[layer.output] = np.asarray(result, dtype=formats.get(out.format).dtype)
+        tensors[layer.output] = evaluate_layer(spec, layer, ins, values, out)
     return tensors
+
+
+def evaluate_layer(
+    spec: CoprocessorSpec, layer: L.Layer, ins: list[Tensor], values: list[Codes], out: Tensor
+) -> Codes:
+    """Codes of one layer's output, given those of its inputs.
+
+    Raises:
+        NetworkError: a layer of a kind there is no definition for.
+    """
+    handler = _HANDLERS.get(type(layer))
+    if handler is None:
+        raise NetworkError(f"layer '{layer.name}': no reference for {type(layer).__name__}")
+    result = handler(spec, layer, ins, values, out)
+    return np.asarray(result, dtype=formats.get(out.format).dtype)
 
 
 def _affine(
