@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import bench_streams as streams
 import numpy as np
@@ -44,6 +44,27 @@ def standard(rng: np.random.Generator) -> Iterator[tuple[str, Batch]]:
     for name in ("posit4", "posit16"):
         for sign in (1, -1):
             yield f"{name} full", streams.to_the_edge((name, name), sign, 32_767, "posit16")
+
+
+def full(rng: np.random.Generator) -> Iterator[tuple[str, Batch]]:
+    """Every pair of 4 and 8 bits to every result format, every rounding edge, long mixtures."""
+    yield from standard(rng)
+    for out in ("posit4", "posit16"):
+        yield "pairs posit8", streams.every_pair(("posit8", "posit8"), out)
+    for mode in MODES:
+        edges = concat([streams.rounding_edges(mode, out, rng) for out in FORMATS])
+        yield f"edges {mode}", edges.shuffled(rng)
+    yield "mixture", streams.mixture(60_000, 12, rng)
+    for mode in MODES[:5]:
+        parts = [streams.to_the_edge(mode, sign, 32_767, "posit16") for sign in (1, -1)]
+        yield f"{mode} full", concat(parts)
+
+
+CAMPAIGNS: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, Batch]]]] = {
+    "quick": quick,
+    "standard": standard,
+    "full": full,
+}
 
 
 def posit16_pairs(rng: np.random.Generator, count: int) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -22,6 +23,19 @@ CLASSES = (
     "NaR",
     "other",
 )
+HEADINGS = (
+    "zero",
+    "exact",
+    "< tie",
+    "tie down",
+    "tie up",
+    "> tie",
+    "maxpos",
+    "minpos",
+    "to zero",
+    "NaR",
+)
+"""Short names of CASES, for the table."""
 MODE_NAMES = tuple(a if a == b else f"{a} x {b}" for a, b in MODES)
 
 
@@ -134,7 +148,7 @@ class Coverage:
         width = 9
         lines = []
         for m, mode in enumerate(MODE_NAMES):
-            lines.append(f"{mode:16}" + "".join(f"{case[-width + 1 :]:>{width}}" for case in CASES))
+            lines.append(f"{mode:16}" + "".join(f"{case:>{width}}" for case in HEADINGS))
             for c, cls in enumerate(CLASSES):
                 if not has_class(MODES[m], c):
                     continue
@@ -171,8 +185,6 @@ class Coverage:
 
 
 def _bins(*axes: object) -> list[tuple[tuple[int, object], ...]]:
-    import itertools
-
     return list(itertools.product(*(list(enumerate(axis)) for axis in axes)))  # type: ignore[call-overload]
 
 
