@@ -70,6 +70,9 @@ conformance: $(STAMP) ## the ONNX operator table, docs/conformance.md
 zoo: $(TORCH) ## train the shipped network again (needs Debian's dataset-fashion-mnist)
 	$(PY) scripts/train_fashion.py
 
+figures: $(STAMP) ## the pictures of the documentation, docs/images, from a real run
+	$(PY) scripts/figures.py
+
 doctor: $(STAMP) ## what is installed, and the cure for what is not
 	$(BIN)/opennpe doctor
 

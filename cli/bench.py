@@ -138,7 +138,7 @@ def bench(
     notes = list(_float_notes())
     for name in (formats.get(n).name for n in names or formats.ENGINE_FORMATS):
         for data in ("network", "any"):
-            kernels.append((name, data, _exact(name, data, size), 1.0))
+            kernels.append((name, data, _exact(name, data, size, threads), 1.0))
         if name in bench_softposit.QUIRES:
             try:
                 rival = bench_softposit.Quire(name, size)
@@ -201,7 +201,7 @@ def _float(size: int) -> Callable[[], Any]:
     return lambda: a @ b
 
 
-def _exact(name: str, data: str, size: int) -> Callable[[], Any]:
+def _exact(name: str, data: str, size: int, threads: int) -> Callable[[], Any]:
     rng = np.random.default_rng(1)
     fmt = formats.get(name)
     if data == "network":
@@ -210,8 +210,12 @@ def _exact(name: str, data: str, size: int) -> Callable[[], Any]:
     else:
         a, b = (any_codes(fmt, rng, (size, size)) for _ in range(2))
     shift = -round(math.log2(size) / 2)
-    _compare(name, a, b, shift, np.asarray(matmul(name, a, b, shift)))
-    return lambda: matmul(name, a, b, shift)
+
+    def run() -> NDArray[Any]:
+        return np.asarray(matmul(name, a, b, shift, threads=threads))
+
+    _compare(name, a, b, shift, run())
+    return run
 
 
 def any_codes(fmt: Any, rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
