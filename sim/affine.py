@@ -25,6 +25,7 @@ from opennpe.golden.rounding import finish
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim import encode, gemm, packing, quire, wide
 from opennpe.sim.geometry import Geometry
+from opennpe.sim.operands import has_nan, largest
 from opennpe.sim.right import Right
 
 __all__ = ["Job", "Left", "multiply"]
@@ -44,7 +45,7 @@ class Job:
     Attributes:
         spec: gives the underflow rule.
         out: the output tensor.
-        biases: a Python integer a column, in units of the grid.
+        biases: integers (N,) in units of the grid, int64 or Python's.
         exponents: real exponent of the grid's unit, a column.
         clip: real bounds, or None.
         threads: threads to use.
@@ -53,35 +54,48 @@ class Job:
 
     spec: CoprocessorSpec
     out: Tensor
-    biases: list[int]
-    exponents: list[int]
+    biases: NDArray[Any]
+    exponents: NDArray[np.int64]
     clip: tuple[float, float] | None
     threads: int
     force: str = ""
     _made: dict[Any, gemm.Epilogue | None] = field(default_factory=dict)
+    _parts: dict[Any, Job] = field(default_factory=dict)
 
-    def epilogue(self, owed: NDArray[np.int64] | None, largest: int) -> gemm.Epilogue | None:
-        """The rounding of sums of up to ``largest``, or None where it is beyond float64.
+    def epilogue(self, owed: NDArray[np.int64] | None, sums: int) -> gemm.Epilogue | None:
+        """The rounding of sums of up to ``sums``, or None where it is beyond float64.
 
         Args:
             owed: what unsigned operands added to each column's sums, or None.
         """
-        key = (owed is None, largest)
+        key = (owed is None, sums)
         if key not in self._made:
-            offsets = self.biases
-            if owed is not None:
-                offsets = [b - o for b, o in zip(self.biases, owed.tolist(), strict=True)]
-            self._made[key] = self._epilogue(offsets, largest)
+            offsets = self.biases if owed is None else self.biases - owed
+            self._made[key] = self._epilogue(offsets, sums)
         return self._made[key]
 
-    def _epilogue(self, offsets: list[int], largest: int) -> gemm.Epilogue | None:
-        offset = np.array(offsets, dtype=np.float64)
-        if any(int(value) != given for value, given in zip(offset.tolist(), offsets, strict=True)):
+    def unbiased(self) -> gemm.Epilogue | None:
+        """The rounding of sums that have their bias already."""
+        if "unbiased" not in self._made:
+            self._made["unbiased"] = self._epilogue(np.zeros_like(self.exponents), 0)
+        return self._made["unbiased"]
+
+    def columns(self, which: slice) -> Job:
+        """The job of some of the columns."""
+        key = (which.start, which.stop, which.step)
+        if key not in self._parts:
+            part = replace(self, biases=self.biases[which], exponents=self.exponents[which],
+                           _made={}, _parts={})  # fmt: skip
+            self._parts[key] = part
+        return self._parts[key]
+
+    def _epilogue(self, offsets: NDArray[Any], sums: int) -> gemm.Epilogue | None:
+        offset = offsets.astype(np.float64)
+        whole = offset.astype(np.int64) if offsets.dtype != object else [int(v) for v in offset]
+        exponents = self.exponents - self.out.scale
+        if (whole != offsets).any() or largest(exponents) > encode.MAX_SCALE:
             return None
-        exponents = np.array(self.exponents, dtype=np.int64) - self.out.scale
-        if int(np.abs(exponents).max(initial=0)) > encode.MAX_SCALE:
-            return None
-        careful = max(map(abs, offsets), default=0) + largest > FLOAT64
+        careful = largest(offsets) + sums > FLOAT64
         return gemm.Epilogue(
             offset,
             np.ldexp(1.0, exponents),
@@ -172,7 +186,8 @@ class Left:
         where = where[inside]
         if not len(where):
             return self.image, (where, np.empty(0))
-        image = _copy(self.image)
+        # One group may cut its tail out of the only image; several each need a whole one.
+        image = self._images.pop("all") if self.shape.groups == 1 else _copy(self.image)
         index = tuple(where.T)
         values = image[index].copy()
         image[index] = 0.0
@@ -183,14 +198,6 @@ def _copy(image: NDArray[np.float64]) -> NDArray[np.float64]:
     held = np.zeros(image.size + packing.SLACK)
     held[: image.size] = image.reshape(-1)
     return held[: image.size].reshape(image.shape)
-
-
-def has_nan(codes: NDArray[Any], name: str) -> bool:
-    """Whether any code is a NaR or NaN."""
-    fmt = formats.get(name)
-    if fmt.nan_code is None:
-        return False
-    return bool((codes == fmt.nan_code).any() if fmt.kind == "posit" else fmt.is_nan(codes).any())
 
 
 def multiply(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) -> str:
@@ -283,10 +290,10 @@ def _limbs(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) ->
     """Any codes of up to 57 bits, sums of up to 128."""
     depth = left.shape.depth
     top = int(max(np.abs(right.operands.left).max(), np.abs(right.operands.right).max()))
-    sums = depth * right.operands.largest + max(map(abs, job.biases), default=0)
+    sums = depth * right.operands.largest + largest(job.biases)
     if top.bit_length() > LIMB_BITS or sums.bit_length() > 127 or job.force == "golden":
         return None
-    epilogue = replace(job, biases=[0] * len(job.biases), _made={}).epilogue(None, 0)
+    epilogue = job.unbiased()
     if epilogue is None:
         return None
     walk = packing.segments(left.shape.runs, right.micro.kind, quire.LIMB_TERMS)
@@ -305,6 +312,7 @@ def _golden(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) -
     sums, nan = mac.exact_sums(*right.formats, codes, right.codes)
     for (i, j), total in np.ndenumerate(sums):
         if not nan[i, j]:
-            total = int(total) + job.biases[j]
-            out[i, j] = finish(job.spec, job.out, total, job.exponents[j], False, job.clip)
+            total = int(total) + int(job.biases[j])
+            exponent = int(job.exponents[j])
+            out[i, j] = finish(job.spec, job.out, total, exponent, False, job.clip)
     return "golden"

@@ -21,8 +21,10 @@ from opennpe.sim.packing import Segments
 
 __all__ = ["Epilogue", "multiply", "ranges", "row_table"]
 
-BLOCK_SUMS = 1 << 15
-"""Sums of a block: 128 KiB of int32; fewer rows reuse a panel too little, more leave the cache."""
+BLOCK_ROWS = {"u8": 96, "i16": 96, "f64": 192}
+"""Rows of a block: few keep it near, many fetch each panel less often (measured)."""
+PITCH_PAD = 16
+"""Sums behind each row of a block, so that rows of a power of two do not share cache sets."""
 WORTH_A_THREAD = 1 << 20
 """Multiply-accumulates below which a second thread costs more than it gives."""
 
@@ -198,9 +200,8 @@ def run_spans(call: Any, spans: list[tuple[int, ...]]) -> None:
 
 def block_shape(micro: Kernel, span: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of a block of sums."""
-    width = (span[3] - span[2]) * micro.nr
-    rows = max(micro.mr, min(BLOCK_SUMS // width, 192) // micro.mr * micro.mr)
-    return rows, width
+    rows = min(BLOCK_ROWS[micro.kind.name], span[1] - span[0])
+    return -(-rows // micro.mr) * micro.mr, (span[3] - span[2]) * micro.nr + PITCH_PAD
 
 
 def multiply(

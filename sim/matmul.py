@@ -12,7 +12,7 @@ from opennpe.golden.network import Tensor
 from opennpe.sim import affine, cpu
 from opennpe.sim.geometry import matrix
 from opennpe.sim.microkernel import micro
-from opennpe.sim.operands import operands
+from opennpe.sim.operands import grid_units, largest, operands
 from opennpe.sim.right import Right
 
 __all__ = ["matmul"]
@@ -67,13 +67,13 @@ def matmul(
     columns = right.shape[1]
     grid = mac.grid_exponent(fa.name, fb.name)
     reals = np.zeros(columns) if bias is None else np.asarray(bias, dtype=np.float64)
-    biases = [mac.to_grid(float(value), grid) for value in reals]
+    biases = grid_units(reals, np.full(columns, grid))
     _check_terms(fa.name, fb.name, left.shape[1], biases)
     job = affine.Job(
         spec=SPECS[underflow],
         out=out,
         biases=biases,
-        exponents=[grid + shift] * columns,
+        exponents=np.full(columns, grid + shift),
         clip=None,
         threads=cpu.threads(threads),
         force=force,
@@ -84,8 +84,8 @@ def matmul(
     return result
 
 
-def _check_terms(a: str, b: str, terms: int, biases: list[int]) -> None:
-    most = max((-(-abs(bias) // mac.max_product(a, b)) for bias in biases), default=0)
+def _check_terms(a: str, b: str, terms: int, biases: NDArray[Any]) -> None:
+    most = -(-largest(biases) // mac.max_product(a, b))
     limit = mac.max_terms(a, b)
     if terms + most > limit:
         raise AccumulatorError(

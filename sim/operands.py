@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from opennpe.golden import formats, mac
 from opennpe.sim.microkernel import FLUSH_GROUPS, KINDS
 
-__all__ = ["Operands", "operands"]
+__all__ = ["Operands", "grid_units", "has_nan", "largest", "operands"]
 
 INT16 = (1 << 15) - 1
 INT32 = (1 << 31) - 1
+INT64 = 2.0**62
 FLOAT64 = 1 << 53
 
 
@@ -94,3 +95,35 @@ def _integers(held: str, met: str) -> NDArray[np.float64]:
 def _nan(name: str) -> NDArray[np.bool_] | None:
     flags = ~np.isfinite(formats.get(name).values)
     return flags if flags.any() else None
+
+
+def has_nan(codes: NDArray[Any], name: str) -> bool:
+    """Whether any code is a NaR or NaN."""
+    fmt = formats.get(name)
+    if fmt.nan_code is None:
+        return False
+    return bool((codes == fmt.nan_code).any() if fmt.kind == "posit" else fmt.is_nan(codes).any())
+
+
+def grid_units(values: NDArray[np.float64], exponents: NDArray[np.int64]) -> NDArray[Any]:
+    """Real values in units of ``2**exponents``, as :func:`opennpe.golden.mac.to_grid` has them.
+
+    Scaling by a power of two is exact (no unit is below float64's range by the scales' limit), and
+    ``rint`` rounds to nearest even, so this is golden's rule for a whole array.
+
+    Returns:
+        Integers (N,): int64 where they fit, else Python's.
+
+    Raises:
+        AccumulatorError: a value is not finite.
+    """
+    scaled = np.rint(np.ldexp(values, -exponents))
+    if (np.abs(scaled) < INT64).all() and int(np.abs(exponents).max(initial=0)) < 900:
+        return scaled.astype(np.int64)
+    exact = [mac.to_grid(float(v), int(e)) for v, e in zip(values, exponents, strict=True)]
+    return np.array(exact, dtype=object)
+
+
+def largest(values: NDArray[Any]) -> int:
+    """Largest magnitude of integers, 0 for none."""
+    return int(np.abs(values).max()) if values.size else 0

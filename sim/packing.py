@@ -20,6 +20,8 @@ __all__ = [
     "segments",
 ]
 
+ROWS = 16
+"""Groups of K packed at a time."""
 SLACK = 64
 """Values behind a buffer that the last group of its last row may read; weights there are zero."""
 
@@ -125,29 +127,30 @@ def _interleave(values, panels):  # type: ignore[no-untyped-def]
     """Rows of K into groups; the loops over a group are unrolled so that they vectorise."""
     count, groups, width, group = panels.shape
     depth, columns = values.shape
-    for p in range(count):
-        first = p * width
-        full = min(width, columns - first)
-        for q in range(groups):
-            line = panels[p, q]
-            k = q * group
-            if group == 1:
-                for r in range(full):
-                    line[r, 0] = values[k, first + r]
-            elif group == 2 and k + 1 < depth:
-                for r in range(full):
-                    line[r, 0] = values[k, first + r]
-                    line[r, 1] = values[k + 1, first + r]
-            elif group == 4 and k + 3 < depth:
-                for r in range(full):
-                    line[r, 0] = values[k, first + r]
-                    line[r, 1] = values[k + 1, first + r]
-                    line[r, 2] = values[k + 2, first + r]
-                    line[r, 3] = values[k + 3, first + r]
-            else:
-                for i in range(min(group, depth - k)):
+    # A few rows at a time, across all panels: rows are then read in order.
+    for start in range(0, groups, ROWS):
+        for p in range(count):
+            first = p * width
+            full = min(width, columns - first)
+            for q in range(start, min(start + ROWS, groups)):
+                line, k = panels[p, q], q * group
+                if group == 1:
                     for r in range(full):
-                        line[r, i] = values[k + i, first + r]
+                        line[r, 0] = values[k, first + r]
+                elif group == 2 and k + 1 < depth:
+                    for r in range(full):
+                        line[r, 0] = values[k, first + r]
+                        line[r, 1] = values[k + 1, first + r]
+                elif group == 4 and k + 3 < depth:
+                    for r in range(full):
+                        line[r, 0] = values[k, first + r]
+                        line[r, 1] = values[k + 1, first + r]
+                        line[r, 2] = values[k + 2, first + r]
+                        line[r, 3] = values[k + 3, first + r]
+                else:
+                    for i in range(min(group, depth - k)):
+                        for r in range(full):
+                            line[r, i] = values[k + i, first + r]
 
 
 def pack_panels(values: NDArray[Any], group: int, nr: int) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from opennpe.golden import mac
 from opennpe.sim import packing, quire, wide
 from opennpe.sim.microkernel import Kernel
-from opennpe.sim.operands import Operands
+from opennpe.sim.operands import Operands, has_nan
 
 __all__ = ["Right"]
 
@@ -80,10 +80,9 @@ class Right:
     def nan_columns(self) -> NDArray[np.bool_] | None:
         """Columns with a NaR (N,), or None where there is none."""
         flags = self.operands.nan[1]
-        if flags is None:
+        if flags is None or not has_nan(self.codes, self.formats[1]):
             return None
-        columns = flags[self.codes].any(axis=0)
-        return np.asarray(columns) if columns.any() else None
+        return np.asarray(flags[self.codes].any(axis=0))
 
     # -- float64 kernels ---------------------------------------------------------------------
     @cached_property
@@ -117,9 +116,11 @@ class Right:
             return self.panels
         held = self.__dict__.get("_kept")
         if held is None or held[0] != threshold:
-            values = self.values.copy()
-            values.reshape(-1)[self.tail(threshold)[0]] = 0.0
-            held = (threshold, self._pack(values))
+            at, tail = self.tail(threshold)
+            flat = self.values.reshape(-1)
+            flat[at] = 0.0
+            held = (threshold, self._pack(self.values))
+            flat[at] = tail
             self.__dict__["_kept"] = held
         panels: Panels = held[1]
         return panels

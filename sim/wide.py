@@ -26,6 +26,7 @@ from opennpe.sim.encode import encode_high, jam
 from opennpe.sim.geometry import Geometry
 from opennpe.sim.jit import kernel
 from opennpe.sim.microkernel import Kernel, tile
+from opennpe.sim.quire import join_odd
 
 __all__ = ["Certificate", "Side", "certify", "multiply_limbs", "places", "tail_sums"]
 
@@ -45,11 +46,13 @@ def places(held: str, met: str) -> NDArray[np.int16]:
 
 @kernel()
 def _count(codes, place, counts):  # type: ignore[no-untyped-def]
-    # Two histograms side by side: neighbours of one place do not wait for each other.
-    last = codes.size - codes.size % 2
-    for i in range(0, last, 2):
+    # Four histograms side by side: neighbours of one place do not wait for each other.
+    last = codes.size - codes.size % 4
+    for i in range(0, last, 4):
         counts[0, place[codes[i]]] += 1
         counts[1, place[codes[i + 1]]] += 1
+        counts[2, place[codes[i + 2]]] += 1
+        counts[3, place[codes[i + 3]]] += 1
     for i in range(last, codes.size):
         counts[0, place[codes[i]]] += 1
 
@@ -61,11 +64,18 @@ def _window_energy(image, channels, groups, out, strides, taps):  # type: ignore
     flat = image.reshape(-1)
     energy = np.zeros(places * groups)
     for p in range(places * groups):
-        total = 0.0
-        for c in range(width):
-            value = flat[p * width + c]
-            total += value * value
-        energy[p] = total
+        line = flat[p * width : (p + 1) * width]
+        # Four sums side by side; their order does not matter, the bound has room for rounding.
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        last = width - width % 4
+        for i in range(0, last, 4):
+            a += line[i] * line[i]
+            b += line[i + 1] * line[i + 1]
+            c += line[i + 2] * line[i + 2]
+            d += line[i + 3] * line[i + 3]
+        for i in range(last, width):
+            a += line[i] * line[i]
+        energy[p] = a + b + c + d
     most = 0.0
     _, depth, height, breadth, _ = image.shape
     for n in range(image.shape[0]):
@@ -116,7 +126,7 @@ class Side:
 
 def histogram(codes: NDArray[Any], place: NDArray[np.int16]) -> NDArray[np.int64]:
     """Elements by the place of their lowest set bit (1024,)."""
-    counts = np.zeros((2, NONE + 1), dtype=np.int64)
+    counts = np.zeros((4, NONE + 1), dtype=np.int64)
     _count(np.ascontiguousarray(codes).reshape(-1), place, counts)
     return np.asarray(counts.sum(axis=0))
 
@@ -275,46 +285,50 @@ def tail_sums(
 def _multiply_limbs(  # type: ignore[no-untyped-def]
     marker, mr, rows, used, span, table, chunks, panels, part, sums, bias, out, e
 ):
+    """Panels outside, rows inside: the limbs of a panel stay near while the rows pass."""
     width = panels.shape[3]
     step, depth = panels.strides[1], panels.strides[2]
-    line = np.empty(width)
-    words = line.view(np.int32)
-    for first in range(span[0], span[1], mr):
-        height = min(mr, span[1] - first)
-        for p in range(span[2], span[3]):
+    for p in range(span[2], span[3]):
+        for first in range(span[0], span[1], mr):
             sums[:] = 0
-            for i in range(rows.shape[0]):
-                for j in range(panels.shape[0]):
-                    if used[i, j] == 0:
+            for place in range(sums.shape[0]):
+                for i in range(max(0, place - 2), min(place, 2) + 1):
+                    if used[i, place - i] == 0:
                         continue
+                    panel = panels.ctypes.data + (place - i) * panels.strides[0] + p * step
                     for c in range(chunks.shape[0]):
-                        tile(marker, rows[i].ctypes.data + first * 8,
+                        tile(marker, rows.ctypes.data + i * rows.strides[0] + first * 8,
                              table.ctypes.data + chunks[c, 0] * table.strides[0], chunks[c, 1],
-                             panels[j].ctypes.data + p * step + chunks[c, 2] * depth,
-                             part.ctypes.data, part.strides[0])  # fmt: skip
-                        place = sums[i + j]
+                             panel + chunks[c, 2] * depth, part.ctypes.data,
+                             part.strides[0])  # fmt: skip
                         for m in range(mr):
                             for n in range(width):
-                                place[m, n] += np.int64(part[m, n])
-            column = p * width
-            columns = min(width, out.shape[1] - column)
-            for m in range(height):
-                for n in range(columns):
-                    k = column + n
-                    x = quire.join_odd(
-                        sums[0, m, n] + bias[0, k],
-                        sums[1, m, n] + bias[1, k],
-                        sums[2, m, n] + bias[2, k],
-                        sums[3, m, n] + bias[3, k],
-                        sums[4, m, n] + bias[4, k],
-                    )
-                    x *= e.factor[k]
-                    x = e.low if x < e.low else x
-                    x = e.high if x > e.high else x
-                    line[n] = x + 0.0
-                for n in range(columns):
-                    code = encode_high(jam(words[2 * n + 1], words[2 * n]), e.target)
-                    out[first + m, column + n] = code
+                                sums[place, m, n] += np.int64(part[m, n])
+            _round_limbs(sums, bias, out, first, min(mr, span[1] - first), p * width, e)
+
+
+@kernel()
+def _round_limbs(sums, bias, out, first, height, column, e):  # type: ignore[no-untyped-def]
+    width = min(sums.shape[2], out.shape[1] - column)
+    line = np.empty(width)
+    words = line.view(np.int32)
+    for m in range(height):
+        for n in range(width):
+            k = column + n
+            x = join_odd(
+                sums[0, m, n] + bias[0, k],
+                sums[1, m, n] + bias[1, k],
+                sums[2, m, n] + bias[2, k],
+                sums[3, m, n] + bias[3, k],
+                sums[4, m, n] + bias[4, k],
+            )
+            x *= e.factor[k]
+            x = e.low if x < e.low else x
+            x = e.high if x > e.high else x
+            line[n] = x + 0.0
+        codes = out[first + m, column : column + width]
+        for n in range(width):
+            codes[n] = encode_high(jam(words[2 * n + 1], words[2 * n]), e.target)
 
 
 def multiply_limbs(
@@ -323,7 +337,7 @@ def multiply_limbs(
     rows: NDArray[np.int64],
     walk: packing.Segments,
     panels: NDArray[np.float64],
-    biases: list[int],
+    biases: NDArray[Any],
     out: NDArray[Any],
     epilogue: gemm.Epilogue,
     threads: int,
@@ -334,11 +348,11 @@ def multiply_limbs(
         images: the left side's limbs.
         rows: int64 (limbs, M + mr) row addresses.
         panels: the right side's limbs (limbs, panels, groups, nr, group).
-        biases: a Python integer a column, in the sums' unit.
+        biases: integers (N,) in the sums' unit.
     """
     live = [[bool(image.any()) for image in images], [bool(panel.any()) for panel in panels]]
     used = np.outer(*live).astype(np.int64)
-    bias = np.array([quire.split(b) for b in biases], dtype=np.int64).T.copy()
+    bias = np.array([quire.split(int(b)) for b in biases], dtype=np.int64).T.copy()
     macs = len(out) * panels.shape[1] * micro.nr * walk.groups * int(used.sum())
 
     def one(span: tuple[int, ...]) -> None:
