@@ -166,48 +166,42 @@ class PositString(wiring.Component):
         width = self.bits - 1
         sign, body = self.code[-1], Signal(width)
         m.d.comb += body.eq(Mux(sign, -self.code[:-1], self.code[:-1]))
-        first, rest = body[-1], body[:-1]
-        # The run's length less one: leading zeros of what follows the first bit, found and
-        # shifted out in steps of 8, 4, 2, 1.
+        first = body[-1]
+        # The run's length less one is found and shifted out in steps of 8, 4, 2, 1. Zeros that
+        # follow the code end the run of maxpos; the run of zero and NaR is never looked at.
+        rest = body[:-1]
         run = Signal(range(width))
-        zeros, shifted = rest ^ first.replicate(width - 1), rest
         for index in reversed(range(len(run))):
             step = 1 << index
-            skip = Signal(name=f"skip{step}")
-            top = zeros[max(len(zeros) - step, 0) :]
-            m.d.comb += [skip.eq(~top.any()), run[index].eq(skip)]
-            # Ones follow the code in the copy that is counted: they end the longest run.
-            zeros = self._level(m, f"zeros{step}", skip, zeros, step, fill=1)
-            shifted = self._level(m, f"shifted{step}", skip, shifted, step, fill=0)
+            moved = Signal(width - 1, name=f"moved{step}")
+            m.d.comb += [
+                run[index].eq(~(rest[-step:] ^ first.replicate(step)).any()),
+                moved.eq(Mux(run[index], rest << step, rest)),
+            ]
+            rest = moved
         empty = ~body.any()
         m.d.comb += [
             self.regime.eq(Cat(run, Const(0, 1)) ^ (~first).replicate(len(self.regime))),
             self.hidden.eq(~empty),
-            self.tail.eq(shifted[:-1]),
+            self.tail.eq(rest[:-1]),
             self.nan.eq(sign & empty),
         ]
         return m
-
-    @staticmethod
-    def _level(m: Module, name: str, skip: Value, value: Value, step: int, fill: int) -> Value:
-        out = Signal(len(value), name=name)
-        m.d.comb += out.eq(Mux(skip, Cat(Const(fill, 1).replicate(step), value), value))
-        return out
 
 
 def narrow_operand(name: str, code: int) -> tuple[int, int, int]:
     """A 4-bit code as significand (2 bits), left shift onto the format's grid, and NaR.
 
-    The shift is the largest that fits its bits, so posit4 is a power of two: significand one, but
-    for maxpos, which the bits left over make two times 2**7.
+    As golden unpacks it; posit4 is a power of two, so its significand is one. Only maxpos needs a
+    longer shift than there are bits for: it is two times the power below.
     """
     fmt = formats.get(name)
     u = codec.unpack(fmt, code)
     if u.kind != "finite" or not u.significand:
         return 0, 0, int(u.kind == "nan")
-    fixed = abs(codec.to_fixed(u, fmt.lsb_exponent))
-    shift = min((fixed & -fixed).bit_length() - 1, (1 << SHIFT_BITS) - 1)
-    return fixed >> shift, shift, 0
+    exponent = u.exponent - fmt.lsb_exponent
+    shift = min(exponent, (1 << SHIFT_BITS) - 1)
+    return u.significand << (exponent - shift), shift, 0
 
 
 class Round(wiring.Component):

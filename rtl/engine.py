@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
@@ -267,27 +267,21 @@ class Engine(wiring.Component):
         bits = self.spec.accumulator_bits
         normalise = Normalise(bits, self.spec.shift_bits)
         place(m, self._platform, "normalise", normalise)
-        first = Signal()
         slot = bits // SLOTS
-        held = [_held(f"a_held_{i}", slot + 1) for i in range(1, SLOTS)]
-        uppers = [Cat(a_total.word_select(i, slot), a_nan[i]) for i in range(1, SLOTS)]
+        a_held = _held("a_held", bits - slot)
+        a_nan_held = _held("a_nan_held", SLOTS - 1)
         m.d.comb += [
-            first.eq(a_lane == 0),
             normalise.total.eq(a_total),
-            normalise.held.eq(Cat(*(register[:-1] for register in held))),
-            normalise.nan.eq(a_nan),
-            normalise.nan_held.eq(Cat(*(register[-1] for register in held))),
-            normalise.first.eq(first),
+            normalise.held.eq(a_held),
+            normalise.nan.eq(a_nan[0]),
+            normalise.nan_held.eq(a_nan_held),
+            normalise.lane.eq(a_lane),
             normalise.pair.eq(a_pair),
             normalise.shift.eq(shift),
         ]
-        # The sum's upper slots move down as lanes leave, because the next sum comes in behind.
-        with m.If(move & a_draining):
-            m.d.sync += [
-                held[0].eq(Mux(first, uppers[0], held[1])),
-                held[1].eq(Mux(first, uppers[1], held[2])),
-                held[2].eq(uppers[2]),
-            ]
+        # Lanes that wait for their turn step aside, because the next sum comes in behind.
+        with m.If(move & a_draining & (a_lane == 0) & ~a_pair.whole):
+            m.d.sync += [a_held.eq(a_total[slot:]), a_nan_held.eq(a_nan[1:])]
         n_valid, n_lane, n_last = _control("n_valid", 1), _held("n_lane", 2), _held("n_last", 1)
         n_out = _held("n_out", 2)
         n_sum = _held(

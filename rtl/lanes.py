@@ -157,6 +157,6 @@ def grid_exponent(pair: int) -> int:
     return mac.grid_exponent(*PAIRS[pair])
 
 
-def lane_bits(pair: int, accumulator_bits: int) -> int:
-    """Accumulator bits of one lane."""
-    return accumulator_bits * int(formats.get(PAIRS[pair][0]).bits) // WORD_BITS
+def lane_count(pair: int) -> int:
+    """Lanes of a pair."""
+    return int(WORD_BITS // formats.get(PAIRS[pair][0]).bits)

@@ -22,9 +22,10 @@ from opennpe.rtl.lanes import (
     WHOLE,
     Pair,
     grid_exponent,
-    lane_bits,
+    lane_count,
     log2_maxpos,
     significand_places,
+    slot_of,
     table,
 )
 
@@ -32,6 +33,8 @@ __all__ = ["Accumulate", "Align", "Multiply", "Normalise", "Operand", "Product"]
 
 SEGMENT = 16
 """Bits that the coarse half of a shifter moves by."""
+CARRY_GROUP = 22
+"""Bits of the accumulator's adder that share a carry chain."""
 SCALE_FLOOR = 8
 """Signed bits of any sum's exponent before its shift."""
 
@@ -294,7 +297,7 @@ class Accumulate(wiring.Component):
             left += [join | sign, base.word_select(slot, bits)]
             right += [~join & sign, self.addend.word_select(slot, bits)]
         total = Signal(self.bits + SLOTS)
-        m.d.comb += total.eq(Cat(*left) + Cat(*right))
+        m.d.comb += total.eq(_add(m, Cat(*left), Cat(*right)))
         m.d.comb += [
             self.result.eq(Cat(*(total.word_select(slot, bits + 1)[1:] for slot in range(SLOTS)))),
             self.nan_out.eq(Mux(self.first, 0, self.nan) | self.nan_in),
@@ -302,17 +305,39 @@ class Accumulate(wiring.Component):
         return m
 
 
+def _add(m: Module, left: Value, right: Value) -> Value:
+    """The sum, without its carry out, in groups whose carries skip ahead.
+
+    Synthesis keeps a long carry chain as it is written: here a group's carry out is found beside
+    its sum, so that a carry passes a group in one step.
+    """
+    parts, carry = [], Const(0, 1)
+    for at in range(0, len(left), CARRY_GROUP):
+        a, b = left[at : at + CARRY_GROUP], right[at : at + CARRY_GROUP]
+        name = at // CARRY_GROUP
+        alone, whole = Signal(len(a) + 1, name=f"alone{name}"), Signal(len(a), name=f"group{name}")
+        carries = Signal(name=f"carry{name}")
+        m.d.comb += [
+            alone.eq(a + b),
+            whole.eq((Cat(Const(1, 1), a) + Cat(carry, b))[1:]),
+            carries.eq(alone[-1] | ((a ^ b).all() & carry)),
+        ]
+        parts.append(whole)
+        carry = carries
+    return Cat(*parts)
+
+
 class Normalise(wiring.Component):
     """One lane of a finished sum to sign, exponent and leading bits.
 
-    The lane is put at the top, zeros below it. The first bit that differs from the sign is found
-    by segments, then inside one; only as many bits as a rounding looks at are moved, the rest
-    leaves one bit that says whether any was set.
+    The lane stays in its slots, everything else reads as zeros. The first bit that differs from
+    the sign is found by segments, then inside one; only as many bits as a rounding looks at are
+    moved, the rest leaves one bit that says whether any was set.
 
     Attributes:
-        total: In, the accumulator (lane 0's source). held: In, its upper slots as they drain.
+        total: In, the accumulator, for lane 0. held: In, its slots from 1 up, for the others.
         nan, nan_held: In, NaR flags of the slots likewise.
-        first: In, the lane is lane 0. pair: In. shift: In, signed.
+        lane: In. pair: In. shift: In, signed.
         negative, zero, nan_out, scale, fraction, sticky: Out, for
             :class:`opennpe.rtl.codec.Round`.
     """
@@ -322,14 +347,13 @@ class Normalise(wiring.Component):
     def __init__(self, accumulator_bits: int, shift_bits: int) -> None:
         self.bits, self.shift_bits = accumulator_bits, shift_bits
         self.scale_bits = max(shift_bits, SCALE_FLOOR) + 1
-        slot = accumulator_bits // SLOTS
         super().__init__(
             {
                 "total": In(accumulator_bits),
-                "held": In(accumulator_bits - slot),
-                "nan": In(SLOTS),
+                "held": In(accumulator_bits - accumulator_bits // SLOTS),
+                "nan": In(1),
                 "nan_held": In(SLOTS - 1),
-                "first": In(1),
+                "lane": In(2),
                 "pair": In(Pair),
                 "shift": In(shift_bits),
                 "negative": Out(1),
@@ -343,70 +367,107 @@ class Normalise(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        slots, begins = self._slots(m)
+        width = self.bits // SLOTS
         lane = Signal(self.bits)
-        m.d.comb += lane.eq(self._lane())
-        m.d.comb += self.nan_out.eq(self._lane_nan())
-        sign = lane[-1]
+        m.d.comb += lane.eq(Cat(*slots))
+        # The lane's highest bit: only the slot that it ends in is not followed by another of it.
+        tops = [slot[-1] for slot in slots]
+        pair = self.pair
+        sign = Signal()
+        m.d.comb += sign.eq(tops[3] | (pair.narrow & (tops[2] | tops[0])) | (~pair.whole & tops[1]))
         count = self.bits // SEGMENT
+        per_slot = width // SEGMENT
         segments = [lane.word_select(count - 1 - i, SEGMENT) for i in range(count)]
-        differs = [Signal(name=f"differs{i}") for i in range(count)]
-        for flag, segment in zip(differs, segments, strict=True):
-            m.d.comb += flag.eq(Mux(sign, ~segment.all(), segment.any()))
+        # Segments above the lane are passed over; below a negative one, the first counts.
+        above = [self._above(SLOTS - 1 - i // per_slot, begins) for i in range(count)]
         leads, before = [], Const(0, 1)
-        for i, flag in enumerate(differs):
-            lead = Signal(name=f"leads{i}")
-            m.d.comb += lead.eq(flag & ~before)
+        occupied = [segment.any() for segment in segments]
+        for i, segment in enumerate(segments):
+            differs, lead = Signal(name=f"differs{i}"), Signal(name=f"leads{i}")
+            m.d.comb += [
+                differs.eq(Mux(sign, ~(segment.all() | above[i]), occupied[i])),
+                lead.eq(differs & ~before),
+            ]
             leads.append(lead)
-            before = before | flag
-        window, sticky_below = self._window(m, lane, leads)
+            before = before | differs
+        # From a segment on to the lowest: whether any bit is set.
+        filled: list[Value] = []
+        for i in reversed(range(count)):
+            some = Signal(name=f"filled_from{i}")
+            m.d.comb += some.eq(occupied[i] | (filled[0] if filled else 0))
+            filled.insert(0, some)
+        window, sticky_below = self._window(m, segments, filled, leads)
         fine, picked, lost = self._fine(m, window, sign)
-        passed = Signal(range(count + 1))
         bits = [
             Cat(*(lead for i, lead in enumerate(leads) if i >> bit & 1)).any()
             for bit in range((count - 1).bit_length())
         ]
-        m.d.comb += passed.eq(Cat(*bits, ~before))
+        passed = Cat(fine, *bits, ~before, Const(0, 1))
         m.d.comb += [
+            self.nan_out.eq(Mux(begins[0], self.nan, self._held_nan(begins))),
             self.negative.eq(sign),
             self.zero.eq(~before & ~sign),
             self.fraction.eq(picked[:-1]),
             self.sticky.eq(sticky_below | lost),
             self.scale.eq(
-                (self._unit(m).as_signed() + self.shift.as_signed())
-                + ~Cat(fine, passed, Const(0, 1)).as_signed()
+                (self._unit(m).as_signed() + self.shift.as_signed()) + ~passed.as_signed()
             ),
         ]
         return m
 
-    def _lane(self) -> Value:
-        """The lane at the top, zeros below."""
-        bits = self.bits // SLOTS
-        total = [self.total.word_select(slot, bits) for slot in range(SLOTS)]
-        held = [None, *(self.held.word_select(slot, bits) for slot in range(SLOTS - 1))]
-        pair, first = self.pair, self.first
-        top = Mux(
-            pair.whole,
-            total[3],
-            Mux(pair.half, Mux(first, total[1], held[3]), Mux(first, total[0], held[1])),
-        )
-        second = Mux(pair.whole, total[2], Mux(pair.half, Mux(first, total[0], held[2]), 0))
-        low = [Mux(pair.whole, part, 0) for part in total[:2]]
-        return Cat(*low, second, top)
+    def _slots(self, m: Module) -> tuple[list[Value], list[Value]]:
+        """The lane in its slots, zeros in the others; and a flag where it begins."""
+        width = self.bits // SLOTS
+        pair, lane = self.pair, self.lane
+        first = lane == 0
+        begins = [Signal(name=f"begins_slot{slot}") for slot in range(SLOTS)]
+        at = [first, lane == 1, lane == 2, lane == 3]
+        m.d.comb += [
+            begins[0].eq(first),
+            begins[1].eq(at[1] & pair.narrow),
+            begins[2].eq(Mux(pair.narrow, at[2], at[1])),
+            begins[3].eq(at[3]),
+        ]
+        # Lane 0 is read where it was summed, the others where they wait.
+        fresh = [first, first & ~pair.narrow, first & pair.whole, first & pair.whole]
+        waiting = [None, begins[1], begins[2], begins[3] | (begins[2] & pair.half)]
+        slots = []
+        for slot in range(SLOTS):
+            value = self.total.word_select(slot, width) & fresh[slot].replicate(width)
+            if slot:
+                held = self.held.word_select(slot - 1, width)
+                value = value | (held & waiting[slot].replicate(width))
+            slots.append(value)
+        return slots, begins
 
-    def _lane_nan(self) -> Value:
-        later = Mux(self.pair.half, self.nan_held[1], self.nan_held[0])
-        return Mux(self.first, self.nan[0], later)
+    def _above(self, slot: int, begins: list[Value]) -> Value:
+        """Whether a slot lies above the lane."""
+        pair = self.pair
+        if slot == 0:
+            return Const(0, 1)
+        if slot == 1:
+            return begins[0] & pair.narrow
+        if slot == 2:
+            return (begins[0] & ~pair.whole) | begins[1]
+        return (begins[0] & ~pair.whole) | begins[1] | (begins[2] & pair.narrow)
 
-    def _window(self, m: Module, lane: Value, leads: list[Value]) -> tuple[Value, Value]:
+    def _held_nan(self, begins: list[Value]) -> Value:
+        return Cat(*(flag & nan for flag, nan in zip(begins[1:], self.nan_held, strict=True))).any()
+
+    def _window(
+        self, m: Module, segments: list[Value], filled: list[Value], leads: list[Value]
+    ) -> tuple[Value, Value]:
         """The leading segment and what a shift inside it may bring up; OR of the rest."""
         width = SEGMENT + FRACTION_BITS
-        padded = Cat(Const(0, width), lane)
+        lowest = Const(0, SEGMENT)
         window, sticky = Const(0, width), Const(0, 1)
         for i, lead in enumerate(leads):
-            end = len(padded) - i * SEGMENT
-            window = window | (padded[end - width : end] & lead.replicate(width))
-            if end - width > width:
-                sticky = sticky | (lead & padded[width : end - width].any())
+            follows = segments[i + 1] if i + 1 < len(segments) else lowest
+            cut = SEGMENT - FRACTION_BITS
+            window = window | (Cat(follows[cut:], segments[i]) & lead.replicate(width))
+            below = Cat(follows[:cut], *filled[i + 2 : i + 3]).any()
+            sticky = sticky | (lead & below)
         named, rest = Signal(width, name="window"), Signal(name="below_window")
         m.d.comb += [named.eq(window), rest.eq(sticky)]
         return named, rest
@@ -432,9 +493,14 @@ class Normalise(wiring.Component):
         return Cat(*count), value, lost
 
     def _unit(self, m: Module) -> Value:
-        """Exponent of the bit above the lane's top, a pair each."""
-        pairs = [code if code in PAIRS else code & 5 for code in range(8)]
-        entries = [lane_bits(pair, self.bits) + grid_exponent(pair) for pair in pairs]
+        """Exponent of the bit above the accumulator, were the lane its lowest slots and more."""
+        width = self.bits // SLOTS
+        entries = []
+        for key in range(8 * SLOTS):
+            pair, lane = key & 7, key >> 3
+            pair = pair if pair in PAIRS else pair & 5
+            slot = slot_of(lane_count(pair), lane) % SLOTS
+            entries.append((self.bits - slot * width + grid_exponent(pair)) % 256)
         unit = Signal(8)
-        m.d.comb += unit.eq(table(Value.cast(self.pair), entries, 8))
+        m.d.comb += unit.eq(table(Cat(self.pair, self.lane), entries, 8))
         return unit
