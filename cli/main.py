@@ -316,6 +316,24 @@ def _fair_environment(threads: int) -> list[str]:
 
 
 @app.command()
+def rtl(
+    out: Annotated[Path, typer.Option(help="Folder for the Verilog.", metavar="DIR")],
+    spec: SpecName = "EDGE_4X4",
+    as_json: Json = False,
+) -> int:
+    """Write the engine's Verilog and a manifest of its ports and latency."""
+    from opennpe.cli import tables, verilog
+
+    files = verilog.write(out, spec)
+    about = verilog.describe(files)
+    if as_json:
+        _print_json(about)
+    else:
+        tables.show(tables.port_table(about["manifest"]), [f"wrote {path}" for path in files])
+    return 0
+
+
+@app.command()
 def doctor(as_json: Json = False) -> int:
     """Say what is installed and how to cure the rest.
 

@@ -210,6 +210,21 @@ def network_table(about: dict[str, Any]) -> Table:
     return grid
 
 
+def port_table(manifest: dict[str, Any]) -> Table:
+    """The table of ``opennpe rtl``: ports, and the fields of those that have some."""
+    rows = []
+    for port in manifest["ports"]:
+        rows.append([port["name"], port["direction"], str(port["width"]), ""])
+        for field in port.get("fields", ()):
+            bits = f"{field['offset'] + field['width'] - 1}:{field['offset']}"
+            rows.append([f"  .{field['name']}", "", str(field["width"]), bits])
+    title = (
+        f"{manifest['top']}, {manifest['latency_cycles']} cycles: {', '.join(manifest['stages'])}"
+    )
+    columns = {"port": "left", "direction": "left", "width": "right", "bits": "right"}
+    return table(title, columns, rows)
+
+
 def bench_table(rows: Sequence[Any], size: int, threads: int) -> Table:
     """The table of ``opennpe bench``."""
     columns = {

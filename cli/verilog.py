@@ -1,0 +1,36 @@
+"""``opennpe rtl``: the engine's Verilog and its manifest in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from opennpe.cli.errors import OutputError
+from opennpe.golden import catalog
+from opennpe.rtl import verilog
+
+__all__ = ["describe", "write"]
+
+
+def write(out: str | Path, spec: str) -> list[Path]:
+    """Write the Verilog of a spec's engine; files whose text stands are left alone.
+
+    Raises:
+        SpecError: unknown spec, or one that the engine has no gates for.
+        ToolError: pyosys is missing.
+        OutputError: the folder cannot be written.
+    """
+    chosen = catalog.get(spec)
+    try:
+        return verilog.emit(chosen, out)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"cannot write to '{out}': {reason}; choose another --out") from error
+
+
+def describe(paths: list[Path]) -> dict[str, Any]:
+    """The files and the manifest, JSON-ready."""
+    manifest = next(path for path in paths if path.name == verilog.MANIFEST)
+    files = [str(path) for path in paths]
+    return {"files": files, "manifest": json.loads(manifest.read_text())}
