@@ -54,8 +54,26 @@ def emulate(
 ) -> dict[str, Array]:
     """Real values of every tensor, float64, each rounded as the network would."""
 
-    def rounded(name: str, values: Array) -> Array:
-        tensor = network.tensors[name]
-        return tensor.decode(tensor.encode(values, underflow))
+    graph = real_graph(network)
+    values = {n: v.astype(np.float64) for n, v in graph.constants.items()}
 
-    return float_eval.evaluate(real_graph(network), inputs, np.float64, rounded)
+    def write(name: str, array: Array) -> None:
+        tensor = network.tensors[name]
+        values[name] = tensor.decode(tensor.encode(array, underflow))
+
+    for name, array in float_eval.check_inputs(graph, inputs).items():
+        write(name, array)
+    with np.errstate(all="ignore"):
+        for layer in graph.layers:
+            given = [values[n] for n in layer.inputs]
+            if isinstance(layer, L.Add):
+                given = _entering(network, layer, given)
+            write(layer.output, float_eval.run_layer(graph, layer, given))
+    return values
+
+
+def _entering(network: Network, layer: L.Layer, given: list[Array]) -> list[Array]:
+    """Operands of a sum as they enter the accumulator: on the grid of the larger scale."""
+    a, b = (network.tensors[n] for n in layer.inputs)
+    grid = mac.grid_exponent(a.format, b.format) + max(a.scale, b.scale)
+    return [np.ldexp(np.rint(np.ldexp(v, -grid)), grid) for v in given]
