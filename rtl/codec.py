@@ -114,7 +114,8 @@ class Decode(wiring.Component):
     def _narrow(self, m: Module, lane: int) -> tuple[Value, Value, Value]:
         """Significand, shift and NaR of a 4-bit lane, by a table over code and format."""
         bits = FP4.bits
-        code = Mux(self.pair.narrow, self.word.word_select(lane, bits), 0)
+        code = Signal(bits, name=f"lane{lane}_code")
+        m.d.comb += code.eq(Mux(self.pair.narrow, self.word.word_select(lane, bits), 0))
         entries = [narrow_operand(name, code) for name in NARROW for code in range(1 << bits)]
         packed = [s | k << 2 | n << (2 + SHIFT_BITS) for s, k, n in entries]
         width = 2 + SHIFT_BITS + 1

@@ -6,6 +6,7 @@ A register follows every step; the prefix of a signal names the step whose resul
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value
@@ -18,6 +19,40 @@ from opennpe.rtl.lanes import FRACTION_BITS, SLOTS, Pair, Tag, pair_of
 from opennpe.rtl.mac import Accumulate, Align, Multiply, Normalise, Operand, Product
 
 __all__ = ["Engine"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Registers of a stage that word pairs pass through, beside what the stage computes."""
+
+    valid: Signal
+    tag: Any
+    bias: Signal
+    signs: Signal
+    nan: Signal
+
+    @classmethod
+    def of(cls, stage: str, accumulator_bits: int) -> Words:
+        """New registers, named by the stage."""
+        return cls(
+            _control(f"{stage}_valid", 1),
+            _held(f"{stage}_tag", Tag),
+            _held(f"{stage}_bias", accumulator_bits),
+            _held(f"{stage}_signs", SLOTS),
+            _held(f"{stage}_nan", SLOTS),
+        )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The accumulator, and the finished sum whose lanes leave: ``draining`` and ``lane``."""
+
+    total: Signal
+    nan: Signal
+    pair: Any
+    out: Signal
+    draining: Signal
+    lane: Signal
 
 
 class Engine(wiring.Component):
@@ -47,7 +82,6 @@ class Engine(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        self._platform = platform
         word = self.words.payload
         pair = Signal(Pair)
         move, taken = Signal(), Signal()
@@ -57,14 +91,28 @@ class Engine(wiring.Component):
             move.eq(~self.results.valid | self.results.ready),
             taken.eq(self.words.valid & self.words.ready),
         ]
+        bits = self.spec.accumulator_bits
+        decode = Decode(), Decode()
+        multiply, align, accumulate = Multiply(), Align(bits), Accumulate(bits)
+        normalise = Normalise(bits, self.spec.shift_bits)
+        rounding = Round(normalise.scale_bits)
+        for name, block in (
+            ("decode_a", decode[0]),
+            ("decode_b", decode[1]),
+            ("multiply", multiply),
+            ("align", align),
+            ("accumulate", accumulate),
+            ("normalise", normalise),
+            ("round", rounding),
+        ):
+            place(m, platform, name, block)
         self._pace(m, move, taken, pair)
-        decoded = self._decode(m, move, taken, pair)
-        multiplied = self._multiply(m, move, *decoded)
-        aligned = self._align(m, move, *multiplied)
-        summed = self._accumulate(m, move, *aligned)
-        shift = self._shifts(m, move, taken)
-        normalised = self._normalise(m, move, *summed, shift)
-        self._round(m, move, *normalised)
+        d, d_a, d_b = self._decode(m, move, taken, pair, decode)
+        mul, m_product = self._multiply(m, move, d, d_a, d_b, multiply)
+        al, l_addend = self._align(m, move, mul, m_product, align)
+        a = self._accumulate(m, move, al, l_addend, accumulate)
+        n_valid, n_sum = self._normalise(m, move, a, self._shifts(m, move, taken), normalise)
+        self._round(m, move, n_valid, n_sum, rounding)
         return m
 
     def _pace(self, m: Module, move: Signal, taken: Signal, pair: Any) -> None:
@@ -78,24 +126,22 @@ class Engine(wiring.Component):
             with m.Elif(lanes_ahead.any()):
                 m.d.sync += lanes_ahead.eq(lanes_ahead - 1)
 
-    def _decode(self, m: Module, move: Signal, taken: Signal, pair: Any) -> tuple[Any, ...]:
+    def _decode(
+        self, m: Module, move: Signal, taken: Signal, pair: Any, blocks: tuple[Decode, Decode]
+    ) -> tuple[Words, Any, Any]:
         word = self.words.payload
-        blocks = []
-        for name, code, mode in (("a", word.a, word.mode_a), ("b", word.b, word.mode_b)):
-            block = Decode()
-            place(m, self._platform, f"decode_{name}", block)
+        sides = ((word.a, word.mode_a), (word.b, word.mode_b))
+        for block, (code, mode) in zip(blocks, sides, strict=True):
             m.d.comb += [
                 block.word.eq(code),
                 Value.cast(block.pair).eq(pair),
                 block.posit4.eq(mode[0]),
             ]
-            blocks.append(block)
-        d_valid, d_tag = _control("d_valid", 1), _held("d_tag", Tag)
+        d = Words.of("d", self.spec.accumulator_bits)
         d_a, d_b = _held("d_a", Operand), _held("d_b", Operand)
-        d_signs, d_nan = _held("d_signs", SLOTS), _held("d_nan", SLOTS)
-        d_bias = _held("d_bias", self.spec.accumulator_bits)
+        d_tag = d.tag
         with m.If(move):
-            m.d.sync += d_valid.eq(taken)
+            m.d.sync += d.valid.eq(taken)
         with m.If(taken):
             for register, block in ((d_a, blocks[0]), (d_b, blocks[1])):
                 m.d.sync += [
@@ -109,126 +155,85 @@ class Engine(wiring.Component):
                 d_tag.first.eq(word.first),
                 d_tag.last.eq(word.last),
                 d_tag.out.eq(word.out),
-                d_signs.eq(blocks[0].signs ^ blocks[1].signs),
-                d_nan.eq(blocks[0].nan | blocks[1].nan),
+                d.signs.eq(blocks[0].signs ^ blocks[1].signs),
+                d.nan.eq(blocks[0].nan | blocks[1].nan),
             ]
             with m.If(word.first):
-                m.d.sync += d_bias.eq(word.bias)
-        return d_valid, d_tag, d_bias, d_signs, d_nan, d_a, d_b
+                m.d.sync += d.bias.eq(word.bias)
+        return d, d_a, d_b
+
+    def _pass(self, m: Module, move: Signal, words: Words, stage: str) -> Words:
+        """What a stage hands on unchanged."""
+        behind = Words.of(stage, self.spec.accumulator_bits)
+        with m.If(move):
+            m.d.sync += behind.valid.eq(words.valid)
+        with m.If(move & words.valid):
+            m.d.sync += [
+                behind.tag.eq(words.tag),
+                behind.signs.eq(words.signs),
+                behind.nan.eq(words.nan),
+            ]
+        with m.If(move & words.valid & words.tag.first):
+            m.d.sync += behind.bias.eq(words.bias)
+        return behind
 
     def _multiply(
-        self,
-        m: Module,
-        move: Signal,
-        d_valid: Signal,
-        d_tag: Any,
-        d_bias: Signal,
-        d_signs: Signal,
-        d_nan: Signal,
-        d_a: Any,
-        d_b: Any,
-    ) -> tuple[Any, ...]:
-        multiply = Multiply()
-        place(m, self._platform, "multiply", multiply)
-        m.d.comb += [multiply.a.eq(d_a), multiply.b.eq(d_b), multiply.pair.eq(d_tag.pair)]
-        m_valid, m_tag, m_bias, m_signs, m_nan = self._pass(
-            m, "m", move, d_valid, d_tag, d_bias, d_signs, d_nan
-        )
+        self, m: Module, move: Signal, d: Words, d_a: Any, d_b: Any, block: Multiply
+    ) -> tuple[Words, Any]:
+        m.d.comb += [block.a.eq(d_a), block.b.eq(d_b), block.pair.eq(d.tag.pair)]
         m_product = _held("m_product", Product)
-        with m.If(move & d_valid):
-            m.d.sync += m_product.eq(multiply.product)
-        return m_valid, m_tag, m_bias, m_signs, m_nan, m_product
+        with m.If(move & d.valid):
+            m.d.sync += m_product.eq(block.product)
+        return self._pass(m, move, d, "m"), m_product
 
     def _align(
-        self,
-        m: Module,
-        move: Signal,
-        m_valid: Signal,
-        m_tag: Any,
-        m_bias: Signal,
-        m_signs: Signal,
-        m_nan: Signal,
-        m_product: Any,
-    ) -> tuple[Any, ...]:
-        align = Align(self.spec.accumulator_bits)
-        place(m, self._platform, "align", align)
+        self, m: Module, move: Signal, mul: Words, m_product: Any, block: Align
+    ) -> tuple[Words, Signal]:
         m.d.comb += [
-            align.product.eq(m_product),
-            align.pair.eq(m_tag.pair),
-            align.signs.eq(m_signs),
+            block.product.eq(m_product),
+            block.pair.eq(mul.tag.pair),
+            block.signs.eq(mul.signs),
         ]
-        l_valid, l_tag, l_bias, l_signs, l_nan = self._pass(
-            m, "l", move, m_valid, m_tag, m_bias, m_signs, m_nan
-        )
-        l_addend = _held("l_addend", self.spec.accumulator_bits)
-        with m.If(move & m_valid):
-            m.d.sync += l_addend.eq(align.addend)
-        return l_valid, l_tag, l_bias, l_signs, l_nan, l_addend
-
-    def _pass(
-        self,
-        m: Module,
-        stage: str,
-        move: Signal,
-        valid: Signal,
-        tag: Any,
-        bias: Signal,
-        signs: Signal,
-        nan: Signal,
-    ) -> tuple[Any, ...]:
-        """What a stage hands on unchanged."""
-        next_valid, next_tag = _control(f"{stage}_valid", 1), _held(f"{stage}_tag", Tag)
-        next_bias = _held(f"{stage}_bias", len(bias))
-        next_signs, next_nan = _held(f"{stage}_signs", SLOTS), _held(f"{stage}_nan", SLOTS)
-        with m.If(move):
-            m.d.sync += next_valid.eq(valid)
-        with m.If(move & valid):
-            m.d.sync += [next_tag.eq(tag), next_signs.eq(signs), next_nan.eq(nan)]
-        with m.If(move & valid & tag.first):
-            m.d.sync += next_bias.eq(bias)
-        return next_valid, next_tag, next_bias, next_signs, next_nan
+        l_addend = _held("l_addend", len(block.addend))
+        with m.If(move & mul.valid):
+            m.d.sync += l_addend.eq(block.addend)
+        return self._pass(m, move, mul, "l"), l_addend
 
     def _accumulate(
-        self,
-        m: Module,
-        move: Signal,
-        l_valid: Signal,
-        l_tag: Any,
-        l_bias: Signal,
-        l_signs: Signal,
-        l_nan: Signal,
-        l_addend: Signal,
-    ) -> tuple[Any, ...]:
-        """Sums, and the lanes of a finished one as they leave: ``a_draining`` and ``a_lane``."""
-        accumulate = Accumulate(self.spec.accumulator_bits)
-        place(m, self._platform, "accumulate", accumulate)
-        a_total, a_nan = _held("a_total", self.spec.accumulator_bits), _held("a_nan", SLOTS)
-        a_pair, a_out = _held("a_pair", Pair), _held("a_out", 2)
-        a_draining, a_lane = _control("a_draining", 1), _control("a_lane", 2)
+        self, m: Module, move: Signal, al: Words, l_addend: Signal, block: Accumulate
+    ) -> Sums:
+        a = Sums(
+            total=_held("a_total", self.spec.accumulator_bits),
+            nan=_held("a_nan", SLOTS),
+            pair=_held("a_pair", Pair),
+            out=_held("a_out", 2),
+            draining=_control("a_draining", 1),
+            lane=_control("a_lane", 2),
+        )
         m.d.comb += [
-            accumulate.total.eq(a_total),
-            accumulate.bias.eq(l_bias),
-            accumulate.first.eq(l_tag.first),
-            accumulate.addend.eq(l_addend),
-            accumulate.signs.eq(l_signs),
-            accumulate.pair.eq(l_tag.pair),
-            accumulate.nan.eq(a_nan),
-            accumulate.nan_in.eq(l_nan),
+            block.total.eq(a.total),
+            block.bias.eq(al.bias),
+            block.first.eq(al.tag.first),
+            block.addend.eq(l_addend),
+            block.signs.eq(al.signs),
+            block.pair.eq(al.tag.pair),
+            block.nan.eq(a.nan),
+            block.nan_in.eq(al.nan),
         ]
         done = Signal()
-        m.d.comb += done.eq(l_valid & l_tag.last)
-        with m.If(move & l_valid):
-            m.d.sync += [a_total.eq(accumulate.result), a_nan.eq(accumulate.nan_out)]
+        m.d.comb += done.eq(al.valid & al.tag.last)
+        with m.If(move & al.valid):
+            m.d.sync += [a.total.eq(block.result), a.nan.eq(block.nan_out)]
         with m.If(move & done):
-            m.d.sync += [a_pair.eq(l_tag.pair), a_out.eq(l_tag.out)]
+            m.d.sync += [a.pair.eq(al.tag.pair), a.out.eq(al.tag.out)]
         with m.If(move):
             with m.If(done):
-                m.d.sync += [a_draining.eq(1), a_lane.eq(0)]
-            with m.Elif(a_lane == a_pair.last_lane):
-                m.d.sync += a_draining.eq(0)
+                m.d.sync += [a.draining.eq(1), a.lane.eq(0)]
+            with m.Elif(a.lane == a.pair.last_lane):
+                m.d.sync += a.draining.eq(0)
             with m.Else():
-                m.d.sync += a_lane.eq(a_lane + 1)
-        return a_draining, a_lane, a_pair, a_out, a_total, a_nan
+                m.d.sync += a.lane.eq(a.lane + 1)
+        return a
 
     def _shifts(self, m: Module, move: Signal, taken: Signal) -> Signal:
         """The lanes' shifts, queued so that each comes out with its lane.
@@ -238,13 +243,13 @@ class Engine(wiring.Component):
         """
         bits = self.spec.shift_bits
         word = self.words.payload
-        lead = self.spec.stages.index("normalise")
-        queue = [_held(f"shift_{i}", bits) for i in range(lead - 1 + SLOTS)]
+        lead = self.spec.stages.index("normalise") - 1
+        queue = [_held(f"shift_in_{i}", bits) for i in range(lead + SLOTS)]
         enter = Signal()
         m.d.comb += enter.eq(taken & word.last)
         with m.If(move):
             for i, register in enumerate(queue):
-                lane = i - (lead - 1)
+                lane = i - lead
                 behind = queue[i + 1] if i + 1 < len(queue) else None
                 source = word.shift.word_select(lane, bits) if lane >= 0 else behind
                 if lane >= 0 and behind is not None:
@@ -253,78 +258,42 @@ class Engine(wiring.Component):
         return queue[0]
 
     def _normalise(
-        self,
-        m: Module,
-        move: Signal,
-        a_draining: Signal,
-        a_lane: Signal,
-        a_pair: Any,
-        a_out: Signal,
-        a_total: Signal,
-        a_nan: Signal,
-        shift: Signal,
-    ) -> tuple[Any, ...]:
-        bits = self.spec.accumulator_bits
-        normalise = Normalise(bits, self.spec.shift_bits)
-        place(m, self._platform, "normalise", normalise)
-        slot = bits // SLOTS
-        a_held = _held("a_held", bits - slot)
+        self, m: Module, move: Signal, a: Sums, shift: Signal, block: Normalise
+    ) -> tuple[Signal, Any]:
+        """Also moves aside the lanes that wait, because the next sum comes in behind."""
+        slot = self.spec.accumulator_bits // SLOTS
+        a_held = _held("a_held", self.spec.accumulator_bits - slot)
         a_nan_held = _held("a_nan_held", SLOTS - 1)
         m.d.comb += [
-            normalise.total.eq(a_total),
-            normalise.held.eq(a_held),
-            normalise.nan.eq(a_nan[0]),
-            normalise.nan_held.eq(a_nan_held),
-            normalise.lane.eq(a_lane),
-            normalise.pair.eq(a_pair),
-            normalise.shift.eq(shift),
+            block.total.eq(a.total),
+            block.held.eq(a_held),
+            block.nan.eq(a.nan[0]),
+            block.nan_held.eq(a_nan_held),
+            block.lane.eq(a.lane),
+            block.pair.eq(a.pair),
+            block.shift.eq(shift),
         ]
-        # Lanes that wait for their turn step aside, because the next sum comes in behind.
-        with m.If(move & a_draining & (a_lane == 0) & ~a_pair.whole):
-            m.d.sync += [a_held.eq(a_total[slot:]), a_nan_held.eq(a_nan[1:])]
-        n_valid, n_lane, n_last = _control("n_valid", 1), _held("n_lane", 2), _held("n_last", 1)
-        n_out = _held("n_out", 2)
-        n_sum = _held(
-            "n_sum",
-            data.StructLayout(
-                {
-                    "negative": 1,
-                    "zero": 1,
-                    "nan": 1,
-                    "scale": normalise.scale_bits,
-                    "fraction": FRACTION_BITS,
-                    "sticky": 1,
-                }
-            ),
-        )
+        with m.If(move & a.draining & (a.lane == 0) & ~a.pair.whole):
+            m.d.sync += [a_held.eq(a.total[slot:]), a_nan_held.eq(a.nan[1:])]
+        n_valid = _control("n_valid", 1)
+        n_sum = _held("n_sum", _normalised(block.scale_bits))
         with m.If(move):
-            m.d.sync += n_valid.eq(a_draining)
-        with m.If(move & a_draining):
+            m.d.sync += n_valid.eq(a.draining)
+        with m.If(move & a.draining):
             m.d.sync += [
-                n_lane.eq(a_lane),
-                n_last.eq(a_lane == a_pair.last_lane),
-                n_out.eq(a_out),
-                n_sum.negative.eq(normalise.negative),
-                n_sum.zero.eq(normalise.zero),
-                n_sum.nan.eq(normalise.nan_out),
-                n_sum.scale.eq(normalise.scale),
-                n_sum.fraction.eq(normalise.fraction),
-                n_sum.sticky.eq(normalise.sticky),
+                n_sum.lane.eq(a.lane),
+                n_sum.last.eq(a.lane == a.pair.last_lane),
+                n_sum.out.eq(a.out),
+                n_sum.negative.eq(block.negative),
+                n_sum.zero.eq(block.zero),
+                n_sum.nan.eq(block.nan_out),
+                n_sum.scale.eq(block.scale),
+                n_sum.fraction.eq(block.fraction),
+                n_sum.sticky.eq(block.sticky),
             ]
-        return n_valid, n_lane, n_last, n_out, n_sum
+        return n_valid, n_sum
 
-    def _round(
-        self,
-        m: Module,
-        move: Signal,
-        n_valid: Signal,
-        n_lane: Signal,
-        n_last: Signal,
-        n_out: Signal,
-        n_sum: Any,
-    ) -> None:
-        block = Round(len(n_sum.scale))
-        place(m, self._platform, "round", block)
+    def _round(self, m: Module, move: Signal, n_valid: Signal, n_sum: Any, block: Round) -> None:
         m.d.comb += [
             block.negative.eq(n_sum.negative),
             block.zero.eq(n_sum.zero),
@@ -332,7 +301,7 @@ class Engine(wiring.Component):
             block.scale.eq(n_sum.scale),
             block.fraction.eq(n_sum.fraction),
             block.sticky.eq(n_sum.sticky),
-            block.out.eq(n_out),
+            block.out.eq(n_sum.out),
             block.underflow_zero.eq(self.underflow_zero),
         ]
         r_valid = _control("r_valid", 1)
@@ -342,10 +311,27 @@ class Engine(wiring.Component):
         with m.If(move & n_valid):
             m.d.sync += [
                 r_result.code.eq(block.code),
-                r_result.lane.eq(n_lane),
-                r_result.last.eq(n_last),
+                r_result.lane.eq(n_sum.lane),
+                r_result.last.eq(n_sum.last),
             ]
         m.d.comb += [self.results.valid.eq(r_valid), self.results.payload.eq(r_result)]
+
+
+def _normalised(scale_bits: int) -> data.StructLayout:
+    """A lane's sum between normalise and round."""
+    return data.StructLayout(
+        {
+            "lane": 2,
+            "last": 1,
+            "out": 2,
+            "negative": 1,
+            "zero": 1,
+            "nan": 1,
+            "scale": scale_bits,
+            "fraction": FRACTION_BITS,
+            "sticky": 1,
+        }
+    )
 
 
 def _control(name: str, width: int) -> Signal:

@@ -63,11 +63,14 @@ extern "C" __attribute__((visibility("default"))) int replay(int64_t sums, const
     top.rst = 0;
 
     int64_t cycle = 0, quiet = 0, sum = 0, word = sums ? start[0] : 0, taken = 0;
-    uint32_t lane = 0, idle_of_256 = 64, busy_of_256 = 64;
+    uint32_t lane = 0, idle_of_256 = 0, busy_of_256 = 0;
     bool offering = false, seen = false;
     int status = DONE;
     // After the last result the engine must stay silent for as long as it could hold another.
     for (int64_t tail = 0; tail < TAIL_CYCLES; ++cycle) {
+        // Pauses come in phases: none, source, sink, both; so the pipeline runs full and empty.
+        idle_of_256 = cycle >> 6 & 1 ? 128 : 8;
+        busy_of_256 = cycle >> 7 & 1 ? 128 : 8;
         if (sum < sums && !offering && !source.draw(idle_of_256)) {
             offering = true;
             const bool first = word == start[sum], last = word + 1 == start[sum + 1];
@@ -98,11 +101,6 @@ extern "C" __attribute__((visibility("default"))) int replay(int64_t sums, const
         if (moved) {
             offering = false;
             if (++word == start[sum + 1]) accepted[sum++] = cycle;
-            // Pauses come in phases, so that queues both run full and run empty.
-            if ((cycle & 255) == 0) {
-                idle_of_256 = 16 + 208 * (cycle >> 8 & 1);
-                busy_of_256 = 16 + 208 * (cycle >> 9 & 1);
-            }
         }
         if (result) {
             if (taken >= sums) return TOO_MANY;
