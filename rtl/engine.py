@@ -16,7 +16,8 @@ from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import FRACTION_BITS, SLOTS, Pair, Tag, pair_of
-from opennpe.rtl.mac import Accumulate, Align, Multiply, Normalise, Operand, Product
+from opennpe.rtl.mac import Accumulate, Align, Multiply, Operand, Product
+from opennpe.rtl.normalise import Normalise
 
 __all__ = ["Engine"]
 

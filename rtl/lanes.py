@@ -18,6 +18,7 @@ __all__ = [
     "NARROW",
     "PAIRS",
     "SCALE_BITS",
+    "SEGMENT",
     "SHIFT_BITS",
     "SIGNIFICAND_BITS",
     "SLOTS",
@@ -25,9 +26,12 @@ __all__ = [
     "WORD_BITS",
     "Pair",
     "Tag",
+    "grid_exponent",
+    "lane_count",
     "log2_maxpos",
     "pair_of",
     "significand_places",
+    "slot_of",
     "slot_signs",
     "table",
 ]
@@ -60,6 +64,8 @@ def log2_maxpos(name: str) -> int:
 
 SCALE_BITS = {name: log2_maxpos(name).bit_length() + 1 for name in (HALF, WHOLE)}
 """Signed bits of a posit's exponent of two."""
+SEGMENT = 16
+"""Bits that the coarse part of a shift moves by, up and down."""
 SHIFT_BITS = 3
 """Bits of a 4-bit operand's left shift onto its grid (see ``codec.narrow_operand``)."""
 

@@ -1,0 +1,204 @@
+"""Normalise: a finished sum to the leading bits that the rounding looks at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from opennpe.rtl.lanes import (
+    FRACTION_BITS,
+    PAIRS,
+    SEGMENT,
+    SLOTS,
+    Pair,
+    grid_exponent,
+    lane_count,
+    slot_of,
+    table,
+)
+
+__all__ = ["Normalise"]
+
+SCALE_FLOOR = 8
+"""Signed bits of any sum's exponent before its shift."""
+
+
+class Normalise(wiring.Component):
+    """One lane of a finished sum to sign, exponent and leading bits.
+
+    The lane stays in its slots, everything else reads as zeros. The first bit that differs from
+    the sign is found by segments, then inside one; only as many bits as a rounding looks at are
+    moved, the rest leaves one bit that says whether any was set.
+
+    Attributes:
+        total: In, the accumulator, for lane 0. held: In, its slots from 1 up, for the others.
+        nan, nan_held: In, NaR flags of the slots likewise.
+        lane: In. pair: In. shift: In, signed.
+        negative, zero, nan_out, scale, fraction, sticky: Out, for
+            :class:`opennpe.rtl.codec.Round`.
+    """
+
+    module_name = "normalise"
+
+    def __init__(self, accumulator_bits: int, shift_bits: int) -> None:
+        self.bits, self.shift_bits = accumulator_bits, shift_bits
+        self.scale_bits = max(shift_bits, SCALE_FLOOR) + 1
+        super().__init__(
+            {
+                "total": In(accumulator_bits),
+                "held": In(accumulator_bits - accumulator_bits // SLOTS),
+                "nan": In(1),
+                "nan_held": In(SLOTS - 1),
+                "lane": In(2),
+                "pair": In(Pair),
+                "shift": In(shift_bits),
+                "negative": Out(1),
+                "zero": Out(1),
+                "nan_out": Out(1),
+                "scale": Out(self.scale_bits),
+                "fraction": Out(FRACTION_BITS),
+                "sticky": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        slots, begins = self._slots(m)
+        width = self.bits // SLOTS
+        lane = Signal(self.bits)
+        m.d.comb += lane.eq(Cat(*slots))
+        # The lane's highest bit: only the slot that it ends in is not followed by another of it.
+        tops = [slot[-1] for slot in slots]
+        pair = self.pair
+        sign = Signal()
+        m.d.comb += sign.eq(tops[3] | (pair.narrow & (tops[2] | tops[0])) | (~pair.whole & tops[1]))
+        count = self.bits // SEGMENT
+        per_slot = width // SEGMENT
+        segments = [lane.word_select(count - 1 - i, SEGMENT) for i in range(count)]
+        # Segments above the lane are passed over; below a negative one, the first counts.
+        above = [self._above(SLOTS - 1 - i // per_slot, begins) for i in range(count)]
+        leads, before = [], Const(0, 1)
+        occupied = [segment.any() for segment in segments]
+        for i, segment in enumerate(segments):
+            differs, lead = Signal(name=f"differs{i}"), Signal(name=f"leads{i}")
+            m.d.comb += [
+                differs.eq(Mux(sign, ~(segment.all() | above[i]), occupied[i])),
+                lead.eq(differs & ~before),
+            ]
+            leads.append(lead)
+            before = before | differs
+        # From a segment on to the lowest: whether any bit is set.
+        filled: list[Value] = []
+        for i in reversed(range(count)):
+            some = Signal(name=f"filled_from{i}")
+            m.d.comb += some.eq(occupied[i] | (filled[0] if filled else 0))
+            filled.insert(0, some)
+        window, sticky_below = self._window(m, segments, filled, leads)
+        fine, picked, lost = self._fine(m, window, sign)
+        bits = [
+            Cat(*(lead for i, lead in enumerate(leads) if i >> bit & 1)).any()
+            for bit in range((count - 1).bit_length())
+        ]
+        passed = Cat(fine, *bits, ~before, Const(0, 1))
+        m.d.comb += [
+            self.nan_out.eq(Mux(begins[0], self.nan, self._held_nan(begins))),
+            self.negative.eq(sign),
+            self.zero.eq(~before & ~sign),
+            self.fraction.eq(picked[:-1]),
+            self.sticky.eq(sticky_below | lost),
+            self.scale.eq(
+                (self._unit(m).as_signed() + self.shift.as_signed()) + ~passed.as_signed()
+            ),
+        ]
+        return m
+
+    def _slots(self, m: Module) -> tuple[list[Value], list[Value]]:
+        """The lane in its slots, zeros in the others; and a flag where it begins."""
+        width = self.bits // SLOTS
+        pair, lane = self.pair, self.lane
+        first = lane == 0
+        begins = [Signal(name=f"begins_slot{slot}") for slot in range(SLOTS)]
+        at = [first, lane == 1, lane == 2, lane == 3]
+        m.d.comb += [
+            begins[0].eq(first),
+            begins[1].eq(at[1] & pair.narrow),
+            begins[2].eq(Mux(pair.narrow, at[2], at[1])),
+            begins[3].eq(at[3]),
+        ]
+        # Lane 0 is read where it was summed, the others where they wait.
+        fresh = [first, first & ~pair.narrow, first & pair.whole, first & pair.whole]
+        waiting = [None, begins[1], begins[2], begins[3] | (begins[2] & pair.half)]
+        slots = []
+        for slot in range(SLOTS):
+            value = self.total.word_select(slot, width) & fresh[slot].replicate(width)
+            if slot:
+                held = self.held.word_select(slot - 1, width)
+                value = value | (held & waiting[slot].replicate(width))
+            slots.append(value)
+        return slots, begins
+
+    def _above(self, slot: int, begins: list[Value]) -> Value:
+        """Whether a slot lies above the lane."""
+        pair = self.pair
+        if slot == 0:
+            return Const(0, 1)
+        if slot == 1:
+            return begins[0] & pair.narrow
+        if slot == 2:
+            return (begins[0] & ~pair.whole) | begins[1]
+        return (begins[0] & ~pair.whole) | begins[1] | (begins[2] & pair.narrow)
+
+    def _held_nan(self, begins: list[Value]) -> Value:
+        return Cat(*(flag & nan for flag, nan in zip(begins[1:], self.nan_held, strict=True))).any()
+
+    def _window(
+        self, m: Module, segments: list[Value], filled: list[Value], leads: list[Value]
+    ) -> tuple[Value, Value]:
+        """The leading segment and what a shift inside it may bring up; OR of the rest."""
+        width = SEGMENT + FRACTION_BITS
+        lowest = Const(0, SEGMENT)
+        window, sticky = Const(0, width), Const(0, 1)
+        for i, lead in enumerate(leads):
+            follows = segments[i + 1] if i + 1 < len(segments) else lowest
+            cut = SEGMENT - FRACTION_BITS
+            window = window | (Cat(follows[cut:], segments[i]) & lead.replicate(width))
+            below = Cat(follows[:cut], *filled[i + 2 : i + 3]).any()
+            sticky = sticky | (lead & below)
+        named, rest = Signal(width, name="window"), Signal(name="below_window")
+        m.d.comb += [named.eq(window), rest.eq(sticky)]
+        return named, rest
+
+    def _fine(self, m: Module, window: Value, sign: Value) -> tuple[Value, Value, Value]:
+        """Shift the window's leading bit to the top: the count, the bits kept, OR of the lost."""
+        kept = FRACTION_BITS + 1
+        steps = [8, 4, 2, 1]
+        count, lost = [], Const(0, 1)
+        value = window
+        for step in steps:
+            left = step - 1
+            width = kept + left
+            skip = Signal(name=f"skip{step}")
+            top = value[-step:]
+            m.d.comb += skip.eq(~(top ^ sign.replicate(step)).any())
+            level = Signal(width, name=f"window{step}")
+            spare = len(value) - width
+            m.d.comb += level.eq(Mux(skip, value[:width], value[spare:]))
+            lost = lost | (~skip & value[:spare].any())
+            count.insert(0, skip)
+            value = level
+        return Cat(*count), value, lost
+
+    def _unit(self, m: Module) -> Value:
+        """Exponent of the bit above the accumulator, were the lane its lowest slots and more."""
+        width = self.bits // SLOTS
+        entries = []
+        for key in range(8 * SLOTS):
+            pair, lane = key & 7, key >> 3
+            pair = pair if pair in PAIRS else pair & 5
+            slot = slot_of(lane_count(pair), lane) % SLOTS
+            entries.append((self.bits - slot * width + grid_exponent(pair)) % 256)
+        unit = Signal(8)
+        m.d.comb += unit.eq(table(Cat(self.pair, self.lane), entries, 8))
+        return unit
