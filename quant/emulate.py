@@ -7,14 +7,16 @@ the last bit (choosing a policy, for instance).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from opennpe.golden import formats, mac
+from opennpe.golden import formats, mac, pooling
 from opennpe.golden import layers as L
 from opennpe.golden.network import Network
+from opennpe.golden.rounding import reciprocal
 from opennpe.quant import float_eval
 from opennpe.quant.graph import Array, Graph
 from opennpe.quant.lower import SLOPE_FORMAT
@@ -68,7 +70,10 @@ def emulate(
             given = [values[n] for n in layer.inputs]
             if isinstance(layer, L.Add):
                 given = _entering(network, layer, given)
-            write(layer.output, float_eval.run_layer(graph, layer, given))
+            result = float_eval.run_layer(graph, layer, given)
+            if isinstance(layer, L.Pool) and layer.kind == "average":
+                result = _averaged(network, layer, given[0], result)
+            write(layer.output, result)
     return values
 
 
@@ -77,3 +82,17 @@ def _entering(network: Network, layer: L.Layer, given: list[Array]) -> list[Arra
     a, b = (network.tensors[n] for n in layer.inputs)
     grid = mac.grid_exponent(a.format, b.format) + max(a.scale, b.scale)
     return [np.ldexp(np.rint(np.ldexp(v, -grid)), grid) for v in given]
+
+
+def _averaged(network: Network, layer: L.Pool, x: Array, mean: Array) -> Array:
+    """The mean by golden's rule: the sum, restored exactly from it, times the 17-bit reciprocal."""
+    source = network.tensors[layer.inputs[0]]
+    spatial = x.shape[2:]
+    inside = pooling.patches(np.ones((1, 1, *spatial), dtype=np.int64), layer.kernel, layer, 0)
+    counts = pooling.average_counts(layer, spatial, inside)
+    lowest = formats.get(source.format).lsb_exponent + source.scale
+    sums = np.ldexp(np.rint(np.ldexp(mean * counts, -lowest)), lowest)
+    rules = {int(n): reciprocal(int(n)) for n in np.unique(counts)}
+    factors = {n: math.ldexp(m, -q) for n, (m, q) in rules.items()}
+    by_window = [factors[int(n)] for n in counts.ravel()]
+    return np.asarray(sums * np.reshape(by_window, counts.shape))
