@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import FRACTION_BITS, SLOTS, Pair, Tag, pair_of
-from opennpe.rtl.mac import Accumulate, Align, Multiply, Operand, Product
+from opennpe.rtl.mac import Accumulate, Align, Multiply, Operand, Product, addend_bits
 from opennpe.rtl.normalise import Normalise
 
 __all__ = ["Engine"]
@@ -189,19 +189,22 @@ class Engine(wiring.Component):
 
     def _align(
         self, m: Module, move: Signal, mul: Words, m_product: Any, block: Align
-    ) -> tuple[Words, Signal]:
+    ) -> tuple[Words, Value]:
         m.d.comb += [
             block.product.eq(m_product),
             block.pair.eq(mul.tag.pair),
             block.signs.eq(mul.signs),
         ]
-        l_addend = _held("l_addend", len(block.addend))
+        behind = self._pass(m, move, mul, "l")
+        # Above the largest product there is nothing but its sign, which is kept anyway.
+        l_addend = _held("l_addend", addend_bits())
         with m.If(move & mul.valid):
             m.d.sync += l_addend.eq(block.addend)
-        return self._pass(m, move, mul, "l"), l_addend
+        fill = len(block.addend) - len(l_addend)
+        return behind, Cat(l_addend, behind.signs[-1].replicate(fill))
 
     def _accumulate(
-        self, m: Module, move: Signal, al: Words, l_addend: Signal, block: Accumulate
+        self, m: Module, move: Signal, al: Words, l_addend: Value, block: Accumulate
     ) -> Sums:
         a = Sums(
             total=_held("a_total", self.spec.accumulator_bits),

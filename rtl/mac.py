@@ -24,7 +24,7 @@ from opennpe.rtl.lanes import (
     significand_places,
 )
 
-__all__ = ["Accumulate", "Align", "Multiply", "Operand", "Product"]
+__all__ = ["Accumulate", "Align", "Multiply", "Operand", "Product", "addend_bits"]
 
 CARRY_GROUP = 22
 """Bits of the accumulator's adder that share a carry chain."""
@@ -215,6 +215,11 @@ class Align(wiring.Component):
                 place[at] = Signal(name=f"begins_{at}" if at >= 0 else f"begins_below_{-at}")
                 m.d.comb += place[at].eq(Cat(*hits).any())
         return place
+
+
+def addend_bits() -> int:
+    """Bits that products reach into, those of the largest posit16 product: the rest is sign."""
+    return 4 * log2_maxpos(WHOLE) + 1
 
 
 def _lag(name: str) -> tuple[int, int]:
