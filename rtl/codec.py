@@ -372,7 +372,8 @@ def _fp4_entry(key: int) -> int:
     eighths = (key & 7) + 8  # 1 + f; a nonzero rest is as good as a half of the last bit
     scale = (key >> 3 & 7) - (8 if key >> 5 & 1 else 0)
     numerator = eighths - 24 if key >> 6 else eighths
-    return codec.round_exact(FP4, numerator, scale - 3) & ((1 << (FP4.bits - 1)) - 1)
+    code = codec.round_exact(FP4, numerator, scale - 3)
+    return code & ((1 << (int(FP4.bits) - 1)) - 1)
 
 
 def _at_least(value: Value, limit: int) -> Value:

@@ -49,8 +49,8 @@ PAIRS = {
 }
 """Pair code to operand formats; code 1 stands for both orders."""
 
-WORD_BITS = formats.get(WHOLE).bits
-SLOTS = WORD_BITS // formats.get(NARROW[0]).bits
+WORD_BITS = int(formats.get(WHOLE).bits)
+SLOTS = WORD_BITS // int(formats.get(NARROW[0]).bits)
 SIGNIFICAND_BITS = {name: formats.get(name).significand_bits for name in (*NARROW, HALF, WHOLE)}
 FRACTION_BITS = SIGNIFICAND_BITS[WHOLE]
 """Fraction bits that any rounding looks at: the longest fraction and its round bit."""
@@ -142,7 +142,8 @@ def table(index: Value, entries: list[int], width: int) -> Value:
     """A constant table as a tree of multiplexers; ``entries`` has a power of two of them."""
     level: list[Value | int] = list(entries)
     for bit in range(len(entries).bit_length() - 1):
-        level = [_choose(index[bit], *level[i : i + 2], width) for i in range(0, len(level), 2)]
+        sides = zip(level[::2], level[1::2], strict=True)
+        level = [_choose(index[bit], low, high, width) for low, high in sides]
     return Value.cast(level[0])
 
 

@@ -174,7 +174,8 @@ class Normalise(wiring.Component):
         """Shift the window's leading bit to the top: the count, the bits kept, OR of the lost."""
         kept = FRACTION_BITS + 1
         steps = [8, 4, 2, 1]
-        count, lost = [], Const(0, 1)
+        count: list[Value] = []
+        lost = Const(0, 1)
         value = window
         for step in steps:
             left = step - 1

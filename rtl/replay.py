@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -205,14 +208,15 @@ class Replayer:
         codes = np.zeros((count, lanes), dtype=np.uint16)
         times = [np.zeros(count, dtype=np.int64) for _ in range(2)]
         cycles = ctypes.c_int64(0)
-        arrays = (*sides, begin, *words, preload, np.ascontiguousarray(packed), used)
+        given: list[NDArray[Any]] = [*sides, begin, *words, preload, packed, used]
+        found: list[NDArray[Any]] = [codes, *times]
         status = self._replay(
             ctypes.c_int64(count),
-            *(array.ctypes.data_as(ctypes.c_void_p) for array in arrays),
+            *(array.ctypes.data_as(ctypes.c_void_p) for array in given),
             ctypes.c_int(underflow == "zero"),
             ctypes.c_int(idle_seed is not None),
             ctypes.c_uint64((idle_seed or 0) & ((1 << 63) - 1)),
-            *(array.ctypes.data_as(ctypes.c_void_p) for array in (codes, *times)),
+            *(array.ctypes.data_as(ctypes.c_void_p) for array in found),
             ctypes.byref(cycles),
         )
         if status:
@@ -317,7 +321,9 @@ def _cache() -> Path:
     except OSError:
         pass
     # A cache that cannot be written costs a build, not the run.
-    return Path(tempfile.mkdtemp(prefix="opennpe-rtl-"))
+    temporary = tempfile.mkdtemp(prefix="opennpe-rtl-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(temporary)
 
 
 def _verilate(folder: Path) -> None:
