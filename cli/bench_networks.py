@@ -89,7 +89,7 @@ def bench_networks(
     notes = ["random weights, batch normalisation folded on both sides, one image at a time"]
     for plan in (networks.resnet18(size), networks.mobilenet_v2(size)):
         case = _Case(plan)
-        progress.stage(f"{plan.name}: importing", 1)
+        progress.stage(f"{plan.name}: preparing", 1)
         calls: dict[str, Callable[[], Any]] = {
             f"torch {way}": call for way, call in case.torch(threads).items()
         }

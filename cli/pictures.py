@@ -126,6 +126,13 @@ def _ticks(axis: Any, names: list[str]) -> None:
     axis.set_xticks(range(len(names)), short, rotation=60, ha="right", fontsize=7)
 
 
+def _legend(axis: Any, columns: int) -> None:
+    """Above the axes, where it covers nothing."""
+    axis.legend(
+        fontsize=7, ncols=columns, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0)
+    )
+
+
 def cycles_per_layer(result: Result) -> Figure | None:
     """Engine cycles of each layer that uses the array, log axis."""
     if not result.runs or not any(row.cycles for row in result.runs[0].layers):
@@ -143,7 +150,7 @@ def cycles_per_layer(result: Result) -> Figure | None:
         )
     axis.set_yscale("log")
     axis.set_ylabel(f"cycles of {result.spec} per sample")
-    axis.legend(fontsize=7, ncols=len(result.runs), frameon=False)
+    _legend(axis, len(result.runs))
     _ticks(axis, [result.runs[0].layers[i].name for i in keep])
     return figure
 
@@ -163,7 +170,7 @@ def error_per_layer(result: Result) -> Figure | None:
         axis.plot(range(len(names)), points, "o-", ms=3, lw=1, label=run.name, color=colour)
     axis.set_yscale("log")
     axis.set_ylabel("relative L2 distance to FP32")
-    axis.legend(fontsize=7, ncols=len(runs), frameon=False)
+    _legend(axis, len(runs))
     _ticks(axis, names)
     return figure
 
