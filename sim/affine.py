@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numba import config
 from numpy.typing import NDArray
 from opennpe.golden import formats, mac
 from opennpe.golden.errors import FormatError
@@ -206,6 +207,8 @@ def multiply(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) 
     Raises:
         FormatError: a sum is NaR and the output format has no code for it.
     """
+    if config.DISABLE_JIT:  # the vector kernels need a compiler
+        job = replace(job, force="golden")
     path = _integer(left, right, group, job, out)
     if path is None and right.operands.kind == "f64":
         path = _float(left, right, group, job, out) or _limbs(left, right, group, job, out)

@@ -241,14 +241,15 @@ def matmul(
     held, shape = operands(*pair), matrix(depth)
     kernel: Kernel = micro(held.kind, cpu.host())
     exponent = mac.grid_exponent(*pair) + sum(s.scale for s in sources)
-    job = affine.Job(spec, out, np.zeros(columns, dtype=np.int64), np.full(columns, exponent),
-                     layer.clip, cpu.threads(threads), force)  # fmt: skip
+    zero, exponents = np.zeros(columns, dtype=np.int64), np.full(columns, exponent)
     lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     result = np.empty((*lead, left.shape[-2], columns), dtype=formats.get(out.format).dtype)
     lefts = np.broadcast_to(left, (*lead, *left.shape[-2:]))
     rights = np.broadcast_to(right, (*lead, depth, columns))
     paths = []
     for index in np.ndindex(lead):
+        # A job remembers what its own right side owes: one for each product.
+        job = affine.Job(spec, out, zero, exponents, layer.clip, cpu.threads(threads), force)
         packed = Right(pair, held, kernel, np.ascontiguousarray(rights[index]), (depth,))
         rows = np.ascontiguousarray(lefts[index]).reshape(-1, 1, 1, 1, depth)
         paths.append(affine.multiply(affine.Left(rows, shape, packed), packed, 0, job,
