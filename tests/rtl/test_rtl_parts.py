@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from opennpe.cli.main import main
 from opennpe.golden import catalog, codec, formats
 from opennpe.golden.errors import SpecError, ToolError
 from opennpe.golden.spec import EngineSpec, MacSpec
@@ -128,3 +129,20 @@ def test_missing_tools_name_their_cure(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failing_tool_says_what_it_said() -> None:
     with pytest.raises(ToolError, match=r"sh failed with status 3: .*boom"):
         tools.run(["/bin/sh", "-c", "echo boom >&2; exit 3"])
+
+
+def test_the_verb_writes_what_it_describes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "verilog"
+    assert main(["rtl", "--out", str(out), "--spec", "STRICT_4X4", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert [Path(path).parent for path in about["files"]] == [out, out]
+    assert about["manifest"] == json.loads((out / verilog.MANIFEST).read_text())
+    assert about["manifest"]["spec"]["name"] == "STRICT_4X4"
+    assert main(["rtl", "--out", str(out)]) == 0
+    assert "results__payload" in capsys.readouterr().out
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main(["rtl", "--out", str(blocked)]) == 2
+    assert "cannot write to" in capsys.readouterr().err
