@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +15,9 @@ from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError
 from opennpe.golden.network import Network, Tensor, encode_inputs
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.sim import elementwise, movement, pooling
+from opennpe.sim import cpu, elementwise, movement, pooling, product
 from opennpe.sim.tables import Unsuited
 from opennpe.sim.values import Value
-
-try:
-    from opennpe.sim import product  # type: ignore[attr-defined]
-except ImportError:
-    product = None
 
 __all__ = ["LayerTrace", "Trace", "run"]
 
@@ -105,7 +99,7 @@ def run(
         spec: gives the underflow rule, the accumulator and the array that cycles are counted for.
         network: where its ``batch_axis`` is 0, any number of samples along axis 0.
         inputs: real values or unsigned codes by input name.
-        threads: at most so many; all cores where None.
+        threads: at most so many; what numba may use where None.
         keep: names of further tensors to return.
 
     Returns:
@@ -116,11 +110,11 @@ def run(
         FormatError: a NaR and a format that has no code for it.
         AccumulatorError: a layer with more terms than the accumulator holds.
     """
-    wanted = {*network.outputs, *keep}
-    unknown = sorted(wanted - set(network.tensors))
+    wanted = tuple(dict.fromkeys((*network.outputs, *keep)))
+    unknown = [name for name in wanted if name not in network.tensors]
     if unknown:
         raise DataError(f"the network has no tensor '{unknown[0]}' to keep")
-    count = threads if threads and threads > 0 else available_cores()
+    count = cpu.threads(threads)
     encoded = encode_inputs(network, inputs, spec.underflow)
     samples = 1
     if network.batch_axis == 0 and encoded:
@@ -158,14 +152,6 @@ def run(
     return {name: values[name].first() for name in wanted}, Trace(tuple(traces), samples)
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
 def _execute(
     spec: CoprocessorSpec,
     layer: L.Layer,
@@ -193,15 +179,14 @@ def _product(
     out: Tensor,
     threads: int,
 ) -> tuple[Value, str]:
-    if product is None:
-        return _reference(spec, layer, values, ins, out, "reference")
     match layer:
         case L.Conv():
             return product.conv(spec, layer, values[0], ins[0], out, threads)
         case L.Linear():
             return product.linear(spec, layer, values[0], ins[0], out, threads)
         case L.MatMul():
-            return product.matmul(spec, layer, values[0], values[1], ins, out, threads)
+            a, b = values
+            return product.matmul(spec, layer, a, b, (ins[0], ins[1]), out, threads)
 
 
 def _reference(
