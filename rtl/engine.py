@@ -85,7 +85,8 @@ class Engine(wiring.Component):
         m = Module()
         word = self.words.payload
         pair = Signal(Pair)
-        move, taken = Signal(), Signal()
+        move = Signal()
+        taken = Signal()
         # The pipeline moves as one: it stands still while a result waits to be taken.
         m.d.comb += [
             Value.cast(pair).eq(pair_of(word.mode_a, word.mode_b)),

@@ -29,8 +29,11 @@ class Blocks:
         self.prefix = prefix
         self.texts: dict[str, str] = {}
 
-    def instance(self, block: Any) -> Instance:
-        """The block as an instance; blocks of one name are one module."""
+    def instance(self, block: Any, label: str) -> Instance:
+        """The block as an instance; blocks of one name are one module.
+
+        Wires outside that it drives are called by ``label`` and the port.
+        """
         name = f"{self.prefix}_{block.module_name}"
         if name in self.texts:
             Fragment.get(block, self)  # elaborated, as a block that is placed must be
@@ -39,11 +42,15 @@ class Blocks:
             self.texts[name] = rtlil.convert(block, name=name, platform=self, emit_src=False)
         ports = {}
         for path, member, value in block.signature.flatten(block):
-            direction = "i" if member.flow is In else "o"
-            ports[f"{direction}_{'__'.join(map(str, path))}"] = Value.cast(value)
+            port = "__".join(map(str, path))
+            wire = Value.cast(value)
+            entering = member.flow is In
+            # A wire without a name takes that of what drives it: the register's.
+            wire.name = "" if entering else f"{label}_{port}"
+            ports[f"{'i' if entering else 'o'}_{port}"] = wire
         return Instance(name, **ports)
 
 
 def place(m: Module, platform: Any, name: str, block: wiring.Component) -> None:
     """Make a combinational block a submodule: its gates, or an instance of its module."""
-    m.submodules[name] = platform.instance(block) if isinstance(platform, Blocks) else block
+    m.submodules[name] = platform.instance(block, name) if isinstance(platform, Blocks) else block

@@ -75,7 +75,8 @@ class Multiply(wiring.Component):
         a, b, product = self.a, self.b, self.product
         width = SIGNIFICAND_BITS[WHOLE]
         # The same operand three times, as blocks see it: always, in wide modes, in posit16 only.
-        a_half, a_whole = Signal(width), Signal(width)
+        a_half = Signal(width)
+        a_whole = Signal(width)
         m.d.comb += [
             a_half.eq(Mux(self.pair.narrow, 0, a.significand)),
             a_whole.eq(Mux(self.pair.whole, a.significand, 0)),
@@ -83,7 +84,9 @@ class Multiply(wiring.Component):
         rows = []
         for i in range(width):
             seen = [(a.significand, a_half, a_whole)[_block(i, j)][j] for j in range(width)]
-            rows.append((Cat(*seen) & b.significand[i].replicate(width)) << i)
+            row = Signal(width, name=f"row{i}")
+            m.d.comb += row.eq(Cat(*seen) & b.significand[i].replicate(width))
+            rows.append(row << i)
         total = rows[0]
         for row in rows[1:]:
             total = (total + row)[: 2 * width]
