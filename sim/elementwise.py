@@ -117,6 +117,9 @@ def broadcast_plan(a: Codes, b: Codes) -> tuple[tuple[int, ...], tuple[Any, ...]
         The shape, and (row starts of a, row starts of b, step of a, step of b, row length): element
         i of row r pairs ``a[starts_a[r] + i * step_a]`` with the same of ``b``.
     """
+    if a.shape == b.shape and a.size:
+        start = np.zeros(1, dtype=np.int64)
+        return a.shape, (start, start, 1, 1, a.size)
     shape = np.broadcast_shapes(a.shape, b.shape)
     steps = [
         [
@@ -182,6 +185,13 @@ def _limits(clip: L.Clip | None, out: Tensor) -> tuple[float, float]:
 
 
 # -- tables of one operand ------------------------------------------------------------------------
+@lru_cache(maxsize=64)
+def _infinite(name: str) -> NDArray[np.bool_] | None:
+    """Which codes are infinities, or None where the format has none."""
+    flags = np.isinf(formats.get(name).values)
+    return np.asarray(flags) if flags.any() else None
+
+
 @lru_cache(maxsize=128)
 def _addend(name: str, scale: int, grid: int, sign: int, out_scale: int) -> NDArray[Any]:
     """What a code adds: on the grid (rounded to nearest even), signed, in the output's units.
@@ -295,8 +305,8 @@ def add(
         Unsuited: scales beyond reason.
     """
     for tensor, value in zip(ins, values, strict=True):
-        infinite = np.isinf(formats.get(tensor.format).values)
-        if infinite.any() and infinite[value.any()].any():
+        infinite = _infinite(tensor.format)
+        if infinite is not None and infinite[value.any()].any():
             raise AccumulatorError(
                 f"layer '{layer.name}': an infinity of {tensor.format} cannot enter the accumulator"
             )
@@ -328,8 +338,8 @@ def multiply(
         Unsuited: scales beyond reason.
     """
     refuse_nan(out, ins, values)
-    if any(np.isinf(formats.get(t.format).values).any() for t in ins) and (
-        formats.get(out.format).nan_code is None
+    if formats.get(out.format).nan_code is None and any(
+        _infinite(t.format) is not None for t in ins
     ):
         raise Unsuited
     a, b = ins

@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import activations, formats
+from opennpe.golden import formats
 from opennpe.golden import layers as L
 from opennpe.golden.network import Tensor
-from opennpe.sim.encode import encode
 from opennpe.sim.integers import integer_table, round_integers
 from opennpe.sim.jit import kernel
-from opennpe.sim.tables import Unsuited, convert, convert_codes, gather, has_nan, refuse_nan
+from opennpe.sim.tables import convert, convert_codes, gather, has_nan, refuse_nan
 from opennpe.sim.values import Value, to_last_axes
 
-__all__ = ["concat", "pad", "reshape", "resize", "slices", "softmax", "transpose"]
+__all__ = ["concat", "pad", "reshape", "resize", "slices", "transpose"]
 
 Codes = NDArray[Any]
 
@@ -212,20 +211,3 @@ def _mixed(sums: NDArray[np.int64], index: Any, weight: Any, axis: int) -> NDArr
     x = np.ascontiguousarray(sums).reshape(outer, shape[axis], -1)
     _mix(x, np.asarray(index, dtype=np.int64), np.asarray(weight, dtype=np.int64), result)
     return result.reshape(*shape[:axis], len(index), *shape[axis + 1 :])
-
-
-# -- softmax --------------------------------------------------------------------------------------
-def softmax(
-    spec: Any, layer: L.Softmax, ins: list[Tensor], values: list[Value], out: Tensor, threads: int
-) -> tuple[Value, str]:
-    """Golden's reproducible softmax, rounded by the kernel.
-
-    Raises:
-        FormatError: NaR and an output format that has no code for it.
-        Unsuited: a scale beyond reason.
-    """
-    if max(abs(ins[0].scale), abs(out.scale)) > 400:
-        raise Unsuited
-    real = activations.softmax(ins[0].decode(values[0].first()), layer.axis, layer.log)
-    codes = encode(np.ldexp(real, -out.scale), out.format, spec.underflow)
-    return Value(first=codes), "host"

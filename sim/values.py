@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,8 @@ class Value:
         """
         if first is None and last is None:
             raise ValueError("a value needs codes in one layout, got none")
-        self._first = None if first is None else np.ascontiguousarray(first)
-        self._last = None if last is None else np.ascontiguousarray(last)
+        self._first = None if first is None else np.asarray(first, order="C")
+        self._last = None if last is None else np.asarray(last, order="C")
         if first is not None:
             self.shape: tuple[int, ...] = tuple(first.shape)
         else:
@@ -58,7 +59,7 @@ class Value:
     @property
     def size(self) -> int:
         """Number of codes."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def dtype(self) -> Any:
@@ -110,7 +111,7 @@ def _exchanged(codes: Codes, shape: tuple[int, ...], axis: tuple[int, ...], last
     """The codes of the other layout, in ``shape``; ``axis``: channels; ``last``: these are so."""
     if len(shape) < 3 or axis[0] == 1 or codes.size == axis[0] * shape[0]:
         return codes.reshape(shape)
-    positions = int(np.prod(shape[1:], dtype=np.int64)) // axis[0]
+    positions = math.prod(shape[1:]) // axis[0]
     rows, columns = (positions, axis[0]) if last else (axis[0], positions)
     x = codes.reshape(shape[0], rows, columns)
     out = np.empty((shape[0], columns, rows), dtype=codes.dtype)
