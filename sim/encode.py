@@ -58,6 +58,7 @@ __all__ = [
     "finish",
     "float_bits",
     "high_word",
+    "jam",
     "odd",
     "target",
     "two_sum_odd",
@@ -175,12 +176,17 @@ def target(format_name: str, underflow: formats.Underflow) -> Target:
 
 # -- one value ------------------------------------------------------------------------------------
 @inlined
+def jam(upper, lower):  # type: ignore[no-untyped-def]
+    """int32: ``upper`` with its last bit set where ``lower`` is not zero."""
+    # -x | x has its sign bit set unless x is zero.
+    rest = shift_right(bit_or(lower, subtract(I32(0), lower)), I32(31))
+    return bit_or(upper, rest)
+
+
+@inlined
 def high_word(bits):  # type: ignore[no-untyped-def]
     """int32: the upper half of a float64's bits (int64), the lower half jammed into its last."""
-    # -x | x has its sign bit set unless x is zero.
-    low = I32(bits)
-    rest = shift_right(bit_or(low, subtract(I32(0), low)), I32(31))
-    return bit_or(I32(bits >> 32), rest)
+    return jam(I32(bits >> 32), I32(bits))
 
 
 @inlined

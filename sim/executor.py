@@ -16,6 +16,7 @@ from opennpe.golden.errors import DataError
 from opennpe.golden.network import Network, Tensor, encode_inputs
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim import cpu, elementwise, movement, pooling, product
+from opennpe.sim.softmax import softmax
 from opennpe.sim.tables import Unsuited
 from opennpe.sim.values import Value
 
@@ -213,5 +214,5 @@ _HANDLERS: dict[type, Handler] = {
     L.Slice: movement.slices,
     L.Reshape: movement.reshape,
     L.Transpose: movement.transpose,
-    L.Softmax: movement.softmax,
+    L.Softmax: softmax,
 }
