@@ -1,0 +1,177 @@
+"""The planted bugs: a line of the engine's source, what it becomes, and what that breaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted bug.
+
+    Attributes:
+        name: short.
+        breaks: what goes wrong, for the table.
+        module: file in rtl/, without ``.py``.
+        old: text that the file holds exactly once.
+        new: what stands there instead.
+    """
+
+    name: str
+    breaks: str
+    module: str
+    old: str
+    new: str
+
+    def plant(self, source: str) -> str:
+        """The source with the bug.
+
+        Raises:
+            ValueError: the text is not there, or more than once.
+        """
+        count = source.count(self.old)
+        if count != 1:
+            raise ValueError(
+                f"mutant {self.name}: {count} places in {self.module}.py read {self.old!r}, "
+                "expected one: mend its text in mutant_list.py"
+            )
+        return source.replace(self.old, self.new)
+
+
+MUTANTS = (
+    Mutant(
+        "sticky",
+        "rounding forgets what the shift below the code lost",
+        "codec",
+        "sticky.eq(lost | self.sticky)",
+        "sticky.eq(self.sticky)",
+    ),
+    Mutant(
+        "far sticky",
+        "bits far below the leading one are not seen",
+        "normalise",
+        "self.sticky.eq(sticky_below | lost)",
+        "self.sticky.eq(lost)",
+    ),
+    Mutant(
+        "tie",
+        "ties go away from zero, not to even",
+        "codec",
+        "up.eq(shifted[0] & (sticky | kept[0]))",
+        "up.eq(shifted[0])",
+    ),
+    Mutant(
+        "carry",
+        "posit8's lower sum carries into the upper lane",
+        "mac",
+        "joined = [Const(0, 1), ~self.pair.narrow, self.pair.whole, ~self.pair.narrow]",
+        "joined = [Const(0, 1), ~self.pair.narrow, ~self.pair.narrow, ~self.pair.narrow]",
+    ),
+    Mutant(
+        "NaR stays",
+        "NaR of one sum is still there in the next",
+        "mac",
+        "self.nan_out.eq(Mux(self.first, 0, self.nan) | self.nan_in)",
+        "self.nan_out.eq(self.nan | self.nan_in)",
+    ),
+    Mutant(
+        "NaR lost",
+        "NaR among a sum's first operands is forgotten",
+        "mac",
+        "self.nan_out.eq(Mux(self.first, 0, self.nan) | self.nan_in)",
+        "self.nan_out.eq(Mux(self.first, 0, self.nan | self.nan_in))",
+    ),
+    Mutant(
+        "sign of zero",
+        "a negative sum that fp4 rounds to zero loses its sign",
+        "codec",
+        "flush & ~is_fp4",
+        "flush",
+    ),
+    Mutant(
+        "saturation",
+        "posit16 runs over one regime too late",
+        "codec",
+        "_at_least(run[1:], formats.get(WHOLE).bits - 1)",
+        "_at_least(run[1:], formats.get(WHOLE).bits + 1)",
+    ),
+    Mutant(
+        "underflow rule",
+        "rule minpos and rule zero change places",
+        "codec",
+        "flush.eq(self.underflow_zero & ",
+        "flush.eq(~self.underflow_zero & ",
+    ),
+    Mutant(
+        "bias lanes",
+        "upper and lower half of the bias change places",
+        "mac",
+        "base.eq(Mux(self.first, self.bias, self.total))",
+        "base.eq(Mux(self.first, self.bias.rotate_left(self.bits // 2), self.total))",
+    ),
+    Mutant(
+        "back-pressure",
+        "a result that waits is overwritten by the next",
+        "engine",
+        "move.eq(~self.results.valid | self.results.ready)",
+        "move.eq(1)",
+    ),
+    Mutant(
+        "first",
+        "a sum of one word goes on from the sum before",
+        "engine",
+        "d_tag.first.eq(word.first)",
+        "d_tag.first.eq(word.first & ~word.last)",
+    ),
+    Mutant(
+        "pace",
+        "a sum ends while lanes of the one before still leave",
+        "engine",
+        "self.words.ready.eq(move & ~(last & lanes_ahead.any()))",
+        "self.words.ready.eq(move)",
+    ),
+    Mutant(
+        "shift sign",
+        "negative shifts are read as large ones",
+        "normalise",
+        "self.shift.as_signed()",
+        "self.shift",
+    ),
+    Mutant(
+        "drain order",
+        "lanes 1 to 3 leave in each other's place",
+        "engine",
+        "a_held.eq(a.total[slot:])",
+        "a_held.eq(a.total[slot:].rotate_left(slot))",
+    ),
+    Mutant(
+        "lane products",
+        "two 4-bit lanes multiply into each other",
+        "mac",
+        "return 2 - half - (half and quarter)",
+        "return 1 - half if half else 2",
+    ),
+    Mutant(
+        "mixed formats",
+        "the second operand is decoded in the first one's format",
+        "engine",
+        "block.posit4.eq(mode[0])",
+        "block.posit4.eq(word.mode_a[0])",
+    ),
+    Mutant(
+        "small products",
+        "posit8's upper lane drops a segment of small products",
+        "mac",
+        "Mux(small, high, low)",
+        "low",
+    ),
+    Mutant(
+        "regime",
+        "a run of ones is decoded one too long",
+        "codec",
+        "self.regime.eq(Cat(run, Const(0, 1)) ^ (~first).replicate(len(self.regime)))",
+        "self.regime.eq((Cat(run, Const(0, 1)) ^ (~first).replicate(len(self.regime))) + first)",
+    ),
+)
+QUICK = ("tie", "NaR stays", "back-pressure")
+"""Those that `make test` tries: one a step, a lane's flag and the streams."""
