@@ -1,19 +1,46 @@
-"""The ONNX operator conformance cases through import, calibration and the exact reference."""
+"""The ONNX operator conformance cases through import, calibration, golden and the simulator."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from opennpe import sim
+from opennpe.golden import catalog
 from opennpe.quant import conformance
 
 ROOT = Path(__file__).parents[2]
 
 
+def both(network: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Golden's codes; what the simulator gives otherwise becomes a crash of the case."""
+    wanted = conformance.golden_runner(network, inputs)
+    got, _ = sim.run(catalog.get("EDGE_4X4"), network, inputs, threads=1)
+    for name, codes in wanted.items():
+        np.testing.assert_array_equal(got[name], codes, strict=True)
+    return wanted
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> list[conformance.Outcome]:
-    return [conformance.run_case(case) for case in conformance.cases()]
+    return [conformance.run_case(case, both) for case in conformance.cases()]
+
+
+@pytest.mark.fast
+def test_a_simulator_that_is_off_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(c for c in conformance.cases() if c.name == "test_relu")
+    right = sim.run
+
+    def wrong(*arguments: Any, **settings: Any) -> Any:
+        codes, trace = right(*arguments, **settings)
+        return {name: value ^ 1 for name, value in codes.items()}, trace
+
+    assert conformance.run_case(case, both).status == "pass"
+    monkeypatch.setattr(sim, "run", wrong)
+    assert conformance.run_case(case, both).status == "crash"
 
 
 def test_no_case_crashes_or_is_silently_wrong(outcomes: list[conformance.Outcome]) -> None:
