@@ -14,7 +14,7 @@ from opennpe.golden import array, catalog, formats, reference
 from opennpe.golden import layers as L
 from opennpe.golden.errors import AccumulatorError, DataError
 from opennpe.golden.network import Network, Tensor
-from opennpe.sim import executor
+from opennpe.sim import elementwise, executor, gemm, integers, pooling, softmax, tables
 from sim_networks import everything, inputs
 
 SPECS = {"zero": catalog.EDGE_4X4, "minpos": catalog.STRICT_4X4}
@@ -68,6 +68,33 @@ def test_every_tensor_of_a_network_whatever_the_batch_and_the_threads(policy, ru
         for name in network.outputs:
             together = np.concatenate([tensors_[name] for tensors_ in alone])
             np.testing.assert_array_equal(together, expected[name])
+
+
+@pytest.mark.parametrize("policy", ["fp4", "posit8", "posit16", "any"])
+def test_nothing_depends_on_tiles_and_shares(policy, monkeypatch):
+    """Blocks of a few rows, and every layer shared out among threads however small it is."""
+    shared = []
+
+    def shares(count, threads, worth=0):
+        cut = [count * t // threads for t in range(threads + 1)]
+        return list(pairwise(cut))
+
+    def counted(call, spans):
+        shared.append(len(spans))
+        good(call, spans)
+
+    good = gemm.run_spans
+    monkeypatch.setattr(gemm, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(gemm, "BLOCK_ROWS", dict.fromkeys(gemm.BLOCK_ROWS, 1))
+    monkeypatch.setattr(gemm, "run_spans", counted)
+    for module in (elementwise, integers, pooling, softmax, tables):
+        monkeypatch.setattr(module, "spans", shares)
+        monkeypatch.setattr(module, "run_spans", counted)
+    network, expected = golden(policy, "zero")
+    written = [layer.output for layer in network.layers]
+    tensors, _ = sim.run(SPECS["zero"], network, inputs(3), threads=3, keep=written)
+    assert not differences(tensors, expected)
+    assert shared.count(3) > len(network.layers) // 3
 
 
 @pytest.mark.parametrize("policy", ["posit8", "wide"])
