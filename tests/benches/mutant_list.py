@@ -173,5 +173,12 @@ MUTANTS = (
         "self.regime.eq((Cat(run, Const(0, 1)) ^ (~first).replicate(len(self.regime))) + first)",
     ),
 )
+CONTROL = Mutant(
+    "control",
+    "nothing: a change of form, which must not be called caught",
+    "codec",
+    "sticky.eq(lost | self.sticky)",
+    "sticky.eq(self.sticky | lost)",
+)
 QUICK = ("tie", "NaR stays", "back-pressure")
 """Those that `make test` tries: one a step, a lane's flag and the streams."""

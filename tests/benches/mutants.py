@@ -27,7 +27,7 @@ import bench_campaign as campaign
 import numpy as np
 from bench_batch import Batch
 from bench_expected import Expected, expect
-from mutant_list import MUTANTS, Mutant
+from mutant_list import CONTROL, MUTANTS, Mutant
 from opennpe.golden.errors import ToolError
 from opennpe.golden.spec import EngineSpec
 
@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="mutants to try (default: all)")
     parser.add_argument("--emit", type=Path, help="only write the Verilog there")
     chosen = parser.parse_args()
-    known = {mutant.name: mutant for mutant in MUTANTS}
+    known = {mutant.name: mutant for mutant in (*MUTANTS, CONTROL)}
     unknown = [name for name in chosen.names if name not in known]
     if unknown:
         parser.error(f"unknown mutant {unknown[0]}: expected one of {', '.join(known)}")
@@ -204,7 +204,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         for verdict in run(picked or MUTANTS, Path(folder)):
             print(row(verdict), flush=True)
-            lived += verdict.batch is None
+            lived += verdict.batch is None and verdict.mutant is not CONTROL
     return lived
 
 
