@@ -186,6 +186,19 @@ class Format:
             result = np.where(nan, self.nan_code, result)
         return result.astype(self.dtype)
 
+    def steps(self, underflow: Underflow) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Where a growing magnitude moves to the next code.
+
+        Returns:
+            For every finite magnitude but zero, ascending: the boundary below it (float64), and
+            whether a value on that boundary rounds up to it.
+        """
+        bounds = self._boundaries.copy()
+        if self.kind == "posit":
+            bounds[0] = self.minpos / 2 if underflow == "zero" else 0.0
+        codes = self._finite_magnitudes[0]
+        return bounds, np.asarray(self.encode(bounds, underflow) == codes[1:])
+
     def _nan_inputs(self, x: NDArray[np.float64]) -> NDArray[np.bool_]:
         return np.isnan(x)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -123,9 +123,15 @@ class Network:
 
 
 def encode_inputs(
-    network: Network, inputs: Mapping[str, Any], underflow: formats.Underflow
+    network: Network,
+    inputs: Mapping[str, Any],
+    underflow: formats.Underflow,
+    encode: Callable[[Tensor, Any, formats.Underflow], NDArray[Any]] = Tensor.encode,
 ) -> dict[str, NDArray[Any]]:
     """Real inputs to codes; unsigned integer arrays are codes already. Batch along axis 0.
+
+    Args:
+        encode: rounds real values to a tensor's codes; a faster one of the same bits may be given.
 
     Raises:
         DataError: a missing, unknown or wrongly shaped input.
@@ -150,7 +156,7 @@ def encode_inputs(
         if array.dtype.kind == "u":
             encoded[name] = formats.get(tensor.format).check_codes(array)
         elif array.dtype.kind in "fi":
-            encoded[name] = tensor.encode(array, underflow)
+            encoded[name] = encode(tensor, array, underflow)
         else:
             raise DataError(f"input '{name}' holds {array.dtype} values, expected numbers")
     sizes = {name: codes.shape[0] for name, codes in encoded.items() if codes.ndim}

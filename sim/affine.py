@@ -24,7 +24,7 @@ from opennpe.golden.errors import FormatError
 from opennpe.golden.network import Tensor
 from opennpe.golden.rounding import finish
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.sim import encode, gemm, packing, quire, wide
+from opennpe.sim import encode, gemm, packing, quire, steps, wide
 from opennpe.sim.geometry import Geometry
 from opennpe.sim.operands import has_nan, largest
 from opennpe.sim.right import Right
@@ -51,6 +51,7 @@ class Job:
         clip: real bounds, or None.
         threads: threads to use.
         force: a path to take instead of the fastest ("split", "limbs", "golden"), or "".
+        held: what a kernel made of the weights and keeps.
     """
 
     spec: CoprocessorSpec
@@ -60,10 +61,11 @@ class Job:
     clip: tuple[float, float] | None
     threads: int
     force: str = ""
-    _made: dict[Any, gemm.Epilogue | None] = field(default_factory=dict)
+    _made: dict[Any, gemm.Rounding | None] = field(default_factory=dict)
     _parts: dict[Any, Job] = field(default_factory=dict)
+    held: dict[Any, Any] = field(default_factory=dict)
 
-    def epilogue(self, owed: NDArray[np.int64] | None, sums: int) -> gemm.Epilogue | None:
+    def rounding(self, owed: NDArray[np.int64] | None, sums: int) -> gemm.Rounding | None:
         """The rounding of sums of up to ``sums``, or None where it is beyond float64.
 
         Args:
@@ -72,13 +74,13 @@ class Job:
         key = (owed is None, sums)
         if key not in self._made:
             offsets = self.biases if owed is None else self.biases - owed
-            self._made[key] = self._epilogue(offsets, sums)
+            self._made[key] = self._rounding(offsets, sums)
         return self._made[key]
 
-    def unbiased(self) -> gemm.Epilogue | None:
+    def unbiased(self) -> gemm.Rounding | None:
         """The rounding of sums that have their bias already."""
         if "unbiased" not in self._made:
-            self._made["unbiased"] = self._epilogue(np.zeros_like(self.exponents), 0)
+            self._made["unbiased"] = self._rounding(np.zeros_like(self.exponents), 0)
         return self._made["unbiased"]
 
     def columns(self, which: slice) -> Job:
@@ -86,23 +88,23 @@ class Job:
         key = (which.start, which.stop, which.step)
         if key not in self._parts:
             part = replace(self, biases=self.biases[which], exponents=self.exponents[which],
-                           _made={}, _parts={})  # fmt: skip
+                           _made={}, _parts={}, held={})  # fmt: skip
             self._parts[key] = part
         return self._parts[key]
 
-    def _epilogue(self, offsets: NDArray[Any], sums: int) -> gemm.Epilogue | None:
+    def _rounding(self, offsets: NDArray[Any], sums: int) -> gemm.Rounding | None:
         offset = offsets.astype(np.float64)
         whole = offset.astype(np.int64) if offsets.dtype != object else [int(v) for v in offset]
         exponents = self.exponents - self.out.scale
         if (whole != offsets).any() or largest(exponents) > encode.MAX_SCALE:
             return None
         careful = largest(offsets) + sums > FLOAT64
-        return gemm.Epilogue(
-            offset,
-            np.ldexp(1.0, exponents),
-            *encode.bounds(self.clip, self.out.scale),
-            int(careful),
-            encode.target(self.out.format, self.spec.underflow),
+        factor, rule = np.ldexp(1.0, exponents), self.spec.underflow
+        bounds = encode.bounds(self.clip, self.out.scale)
+        target = encode.target(self.out.format, rule)
+        return gemm.Rounding(
+            gemm.Epilogue(offset, factor, *bounds, int(careful), target),
+            steps.make(self.out.format, rule, offset, factor, bounds, sums),
         )
 
 
@@ -139,7 +141,7 @@ class Left:
 
     def addresses(self, image: NDArray[Any], group: int) -> NDArray[np.int64]:
         """Row addresses of a group's windows."""
-        table = gemm.row_table(image, self.shape.out, self.shape.strides, self.micro.mr)
+        table = gemm.row_table(image, self.shape, self.micro.mr)
         return table + group * self.shape.channels * image.itemsize
 
     def nan_rows(self, group: int) -> NDArray[np.bool_] | None:
@@ -156,8 +158,8 @@ class Left:
 
     def bases(self, image: NDArray[Any], group: int) -> NDArray[np.int64]:
         """Flat index of the first value of a group's windows (M,)."""
-        table = self.addresses(image, group)[: self.rows] - image.ctypes.data
-        return np.asarray(table // image.itemsize)
+        offsets = gemm.row_offsets(self.shape, len(image), self.micro.mr)[: self.rows]
+        return offsets + group * self.shape.channels
 
     # -- float64 kernels ---------------------------------------------------------------------
     @property
@@ -247,12 +249,12 @@ def _integer(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) 
         name = f"{held.kind} split"
         if bound > FLOAT64:
             return None
-    epilogue = job.epilogue(held.offset * right.totals if held.offset else None, bound)
-    if epilogue is None:
+    rounding = job.rounding(held.offset * right.totals if held.offset else None, bound)
+    if rounding is None:
         return None
     walk = packing.segments(left.shape.runs, right.micro.kind, terms)
     rows = left.addresses(left.image, group)
-    gemm.multiply(right.micro, rows, walk, right.panels, out, epilogue, job.threads)
+    gemm.multiply(right.micro, rows, walk, right.panels, out, rounding, job.threads)
     return name
 
 
@@ -260,14 +262,14 @@ def _float(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) ->
     """float64 sums with a certificate."""
     if job.force in ("limbs", "golden"):
         return None
-    epilogue = job.epilogue(None, FLOAT64)
-    if epilogue is None:
+    rounding = job.rounding(None, FLOAT64)
+    if rounding is None:
         return None
     walk = packing.segments(left.shape.runs, right.micro.kind, 1 << 40)
     depth, columns = right.codes.shape
     if depth <= right.operands.sure_terms:
         rows = left.addresses(left.image, group)
-        gemm.multiply(right.micro, rows, walk, right.panels, out, epilogue, job.threads)
+        gemm.multiply(right.micro, rows, walk, right.panels, out, rounding, job.threads)
         return "f64"
     taps = depth // left.shape.channels
     budget = TAIL_SHARE * left.rows * depth * columns
@@ -277,15 +279,15 @@ def _float(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) ->
         return None
     if not found.left_tail and not found.right_tail:
         rows = left.addresses(left.image, group)
-        gemm.multiply(right.micro, rows, walk, right.panels, out, epilogue, job.threads)
+        gemm.multiply(right.micro, rows, walk, right.panels, out, rounding, job.threads)
         return "f64"
     image, tail = left.kept(found.left)
     sums = wide.tail_sums(image, left.bases(image, group), left.shape, group, tail,
                           right.tail(found.right), right.values)  # fmt: skip
     rows = left.addresses(image, group)
     panels = right.kept(found.right)
-    epilogue = epilogue._replace(careful=1)
-    gemm.multiply(right.micro, rows, walk, panels, out, epilogue, job.threads, sums)
+    exact = gemm.Rounding(rounding.general._replace(careful=1), None)
+    gemm.multiply(right.micro, rows, walk, panels, out, exact, job.threads, sums)
     return "f64 tails"
 
 
@@ -296,13 +298,13 @@ def _limbs(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) ->
     sums = depth * right.operands.largest + largest(job.biases)
     if top.bit_length() > LIMB_BITS or sums.bit_length() > 127 or job.force == "golden":
         return None
-    epilogue = job.unbiased()
-    if epilogue is None:
+    rounding = job.unbiased()
+    if rounding is None:
         return None
     walk = packing.segments(left.shape.runs, right.micro.kind, quire.LIMB_TERMS)
     images = left.limbs
     rows = np.stack([left.addresses(image, group) for image in images])
-    wide.multiply_limbs(right.micro, images, rows, walk, right.limbs, job.biases, out, epilogue,
+    wide.multiply_limbs(right.micro, images, rows, walk, right.limbs, job.biases, out, rounding.general,
                         job.threads)  # fmt: skip
     return "limbs"
 

@@ -6,102 +6,89 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import config, njit
+from numba import config
 from numpy.typing import NDArray
-from opennpe.sim import affine, gemm, packing
-from opennpe.sim.encode import encode_high, jam, two_sum_odd
+from opennpe.sim import affine, cpu, gemm, packing, steps
+from opennpe.sim.depth_ir import LANES, interleave, run_sums
 from opennpe.sim.geometry import Geometry
 from opennpe.sim.jit import kernel
+from opennpe.sim.microkernel import micro
 from opennpe.sim.operands import FLOAT64, INT32, Operands, largest
 from opennpe.sim.quire import dot_odd
 
 __all__ = ["multiply"]
 
-
-@njit
-def _exact_sum(a, b):  # type: ignore[no-untyped-def]
-    return two_sum_odd(a, b)
+RUN = 1024
+"""Sums made and rounded together: they and the repeated weights stay in the first level cache."""
 
 
 @kernel()
-def _round_line(line, offset, factor, careful, low, high, target, codes):  # type: ignore[no-untyped-def]
-    words = line.view(np.int32)
-    for c in range(line.size):
-        x = line[c] + offset[c]
-        if careful:
-            x = _exact_sum(line[c], offset[c])
-        x *= factor[c]
-        x = low if x < low else x
-        x = high if x > high else x
-        line[c] = x + 0.0
-    for c in range(line.size):
-        codes[c] = encode_high(jam(words[2 * c + 1], words[2 * c]), target)
+def _sum_places(marker, flat, bases, taps, weights, sums, channels):  # type: ignore[no-untyped-def]
+    """Sums of some places, all channels; places that are neighbours in memory are one run.
+
+    A run is made in whole vectors: what it writes too much, the next run writes again.
+    """
+    start, count = 0, bases.size
+    while start < count:
+        stop = start + 1
+        while stop < count and bases[stop] == bases[stop - 1] + channels:
+            stop += 1
+        vectors = ((stop - start) * channels + LANES - 1) // LANES
+        run_sums(marker, flat.ctypes.data + 2 * bases[start], taps.ctypes.data, taps.size // 2,
+                 weights.ctypes.data, sums.ctypes.data + 4 * start * channels,
+                 vectors)  # fmt: skip
+        start = stop
 
 
 @kernel()
-def _sum_nine(flat, at, taps, weights, line):  # type: ignore[no-untyped-def]
-    """The usual 3 x 3 window: sums stay in registers."""
-    n = line.size
-    a, b, c = flat[at + taps[0] :][:n], flat[at + taps[1] :][:n], flat[at + taps[2] :][:n]
-    d, e, f = flat[at + taps[3] :][:n], flat[at + taps[4] :][:n], flat[at + taps[5] :][:n]
-    g, h, i = flat[at + taps[6] :][:n], flat[at + taps[7] :][:n], flat[at + taps[8] :][:n]
-    for k in range(n):
-        line[k] = np.int32(
-            np.int32(a[k]) * np.int32(weights[0, k])
-            + np.int32(b[k]) * np.int32(weights[1, k])
-            + np.int32(c[k]) * np.int32(weights[2, k])
-            + np.int32(d[k]) * np.int32(weights[3, k])
-            + np.int32(e[k]) * np.int32(weights[4, k])
-            + np.int32(f[k]) * np.int32(weights[5, k])
-            + np.int32(g[k]) * np.int32(weights[6, k])
-            + np.int32(h[k]) * np.int32(weights[7, k])
-            + np.int32(i[k]) * np.int32(weights[8, k])
-        )
-
-
-@kernel()
-def _narrow(flat, bases, taps, weights, span, out, e):  # type: ignore[no-untyped-def]
+def _narrow(marker, flat, bases, taps, weights, span, places, out, e):  # type: ignore[no-untyped-def]
+    """int32 sums, a few places at a time, rounded in general."""
     channels = out.shape[1]
-    sums, line = np.zeros(channels, np.int32), np.empty(channels)
-    for m in range(span[0], span[1]):
-        if taps.size == 9:
-            _sum_nine(flat, bases[m], taps, weights, sums)
-        else:
-            sums[:] = 0
-            for t in range(taps.size):
-                image, row = flat[bases[m] + taps[t] :][:channels], weights[t]
-                for c in range(channels):
-                    sums[c] += np.int32(np.int32(image[c]) * np.int32(row[c]))
-        for c in range(channels):
-            line[c] = np.float64(sums[c])
-        _round_line(line, e.offset, e.factor, e.careful, e.low, e.high, e.target, out[m])
+    held, none = np.empty(places * channels + LANES, np.int32), np.empty((0, 0))
+    sums = held[: places * channels].reshape(places, channels)
+    for first in range(span[0], span[1], places):
+        count = min(places, span[1] - first)
+        _sum_places(marker, flat, bases[first : first + count], taps, weights, held, channels)
+        gemm.round_block(sums[:count], none, out, first, 0, channels, e)
+
+
+@kernel()
+def _narrow_steps(marker, flat, bases, taps, weights, span, places, out, s):  # type: ignore[no-untyped-def]
+    """int32 sums that become 4-bit codes."""
+    channels = out.shape[1]
+    held = np.empty(places * channels + LANES, np.int32)
+    sums = held[: places * channels].reshape(places, channels)
+    for first in range(span[0], span[1], places):
+        count = min(places, span[1] - first)
+        _sum_places(marker, flat, bases[first : first + count], taps, weights, held, channels)
+        steps.finish(sums[:count], out, first, 0, channels, s)
 
 
 @kernel()
 def _float(flat, bases, taps, weights, span, out, e):  # type: ignore[no-untyped-def]
     channels = out.shape[1]
-    line = np.empty(channels)
+    sums, none = np.empty((1, channels)), np.empty((0, 0))
     for m in range(span[0], span[1]):
-        line[:] = 0.0
+        sums[:] = 0.0
         for t in range(taps.size):
             image, row = flat[bases[m] + taps[t] :][:channels], weights[t]
             for c in range(channels):
-                line[c] += image[c] * row[c]
-        _round_line(line, e.offset, e.factor, e.careful, e.low, e.high, e.target, out[m])
+                sums[0, c] += image[c] * row[c]
+        gemm.round_block(sums, none, out, m, 0, channels, e)
 
 
 @kernel()
 def _quire(flat, bases, offsets, weights, span, bias, out, e):  # type: ignore[no-untyped-def]
     channels, taps = out.shape[1], offsets.size // 2
-    line, none = np.empty(channels), np.zeros(channels)
+    sums, none = np.empty((1, channels)), np.empty((0, 0))
     for m in range(span[0], span[1]):
         left = flat.ctypes.data + 8 * bases[m]
         for c in range(channels):
-            line[c] = dot_odd(
+            sums[0, c] = dot_odd(
                 left + 8 * c, weights.ctypes.data + 8 * c, offsets.ctypes.data, taps, bias[0, c],
                 bias[1, c]
             )  # fmt: skip
-        _round_line(line, none, e.factor, 0, e.low, e.high, e.target, out[m])
+        gemm.round_block(sums, none, out, m, 0, channels, e)
 
 
 def multiply(
@@ -146,8 +133,7 @@ def _image(codes: NDArray[Any], table: NDArray[Any], shape: Geometry) -> NDArray
 
 
 def _bases(image: NDArray[Any], shape: Geometry) -> NDArray[np.int64]:
-    table = gemm.row_table(image, shape.out, shape.strides, 1)[:-1]
-    return np.asarray((table - image.ctypes.data) // image.itemsize)
+    return gemm.row_offsets(shape, len(image), 1)[:-1]
 
 
 def _by_lines(
@@ -160,19 +146,40 @@ def _by_lines(
     dtype: type,
     terms: int,
 ) -> str | None:
-    epilogue = job.epilogue(None, terms)
-    if epilogue is None:
+    rounding = job.rounding(None, terms)
+    if rounding is None:
         return None
-    sides = _signed(held)
-    image, values = _image(codes, sides[0].astype(dtype), shape), sides[1].astype(dtype)[weights]
-    call = _narrow if dtype is np.int16 else _float
+    image = _image(codes, _signed(held)[0].astype(dtype), shape)
     flat, bases = image.reshape(-1), _bases(image, shape)
+    places = max(1, min(RUN // weights.shape[1], shape.out[2]))
+    key = ("depthwise", dtype, places)
+    if key not in job.held:
+        job.held[key] = _weights(weights, held, shape, places, dtype)
+    values, taps = job.held[key]
+    marker = micro("i16", cpu.host()).marker
 
     def one(span: tuple[int, ...]) -> None:
-        call(flat, bases, shape.taps, values, span, out, epilogue)
+        if dtype is np.float64:
+            _float(flat, bases, taps, values, span, out, rounding.general)
+        elif rounding.steps is not None:
+            _narrow_steps(marker, flat, bases, taps, values, span, places, out, rounding.steps)
+        else:
+            _narrow(marker, flat, bases, taps, values, span, places, out, rounding.general)
 
     gemm.run_spans(one, _spans(len(out), weights.size, job.threads))
     return "depthwise i16" if dtype is np.int16 else "depthwise f64"
+
+
+def _weights(
+    weights: NDArray[Any], held: Operands, shape: Geometry, places: int, dtype: type
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Weights and tap offsets as the kernels read them."""
+    values = _signed(held)[1].astype(dtype)[weights]
+    if dtype is np.float64:
+        return values, shape.taps
+    # Bytes, and an even number of taps; the weights of the one too many are zero.
+    taps = 2 * np.pad(shape.taps, (0, len(weights) % 2), mode="edge")
+    return interleave(np.tile(values, (1, places))), taps
 
 
 def _by_quire(
@@ -187,8 +194,8 @@ def _by_quire(
     total = len(weights) * _largest_product(held) + largest(job.biases)
     if max(np.abs(side).max() for side in sides) >= 2.0**62 or total.bit_length() > 127:
         return None
-    epilogue = job.unbiased()
-    if epilogue is None:
+    rounding = job.unbiased()
+    if rounding is None:
         return None
     left, right = (side.astype(np.int64) for side in sides)
     image, values = _image(codes, left, shape), right[weights]
@@ -200,7 +207,7 @@ def _by_quire(
     flat, bases = image.reshape(-1), _bases(image, shape)
 
     def one(span: tuple[int, ...]) -> None:
-        _quire(flat, bases, offsets, values, span, bias, out, epilogue)
+        _quire(flat, bases, offsets, values, span, bias, out, rounding.general)
 
     gemm.run_spans(one, _spans(len(out), weights.size, job.threads))
     return "depthwise quire"

@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import array, reference
+from opennpe.golden import array, formats, reference
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError
 from opennpe.golden.network import Network, Tensor, encode_inputs
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim import cpu, elementwise, movement, pooling, product
+from opennpe.sim.encode import encode
 from opennpe.sim.softmax import softmax
 from opennpe.sim.tables import Unsuited
 from opennpe.sim.values import Value
@@ -116,7 +118,7 @@ def run(
     if unknown:
         raise DataError(f"the network has no tensor '{unknown[0]}' to keep")
     count = cpu.threads(threads)
-    encoded = encode_inputs(network, inputs, spec.underflow)
+    encoded = encode_inputs(network, inputs, spec.underflow, _encode)
     samples = 1
     if network.batch_axis == 0 and encoded:
         samples = next(iter(encoded.values())).shape[0]
@@ -124,7 +126,8 @@ def run(
     values |= {name: Value(first=np.asarray(c)) for name, c in network.constants.items()}
     uses = Counter(name for layer in network.layers for name in layer.inputs)
     traces = []
-    for layer in network.layers:
+    works = _works(spec, network, samples)
+    for layer, work in zip(network.layers, works, strict=True):
         begun = time.perf_counter()
         ins, out = network.layer_tensors(layer)
         operands = [values[name] for name in layer.inputs]
@@ -137,7 +140,6 @@ def run(
                 values.pop(name, None)
         if not uses[layer.output] and layer.output not in wanted:
             del values[layer.output]
-        work = array.layer_work(spec, network, layer, samples)
         traces.append(
             LayerTrace(
                 name=layer.name,
@@ -151,6 +153,24 @@ def run(
             )
         )
     return {name: values[name].first() for name in wanted}, Trace(tuple(traces), samples)
+
+
+def _encode(tensor: Tensor, values: Any, underflow: formats.Underflow) -> Codes:
+    """``Tensor.encode`` by the rounding kernel."""
+    scaled = np.ldexp(np.asarray(values, dtype=np.float64), -tensor.scale)
+    return encode(scaled, tensor.format, underflow)
+
+
+_WORKS: WeakKeyDictionary[Network, dict[Any, tuple[array.Work, ...]]] = WeakKeyDictionary()
+
+
+def _works(spec: CoprocessorSpec, network: Network, samples: int) -> tuple[array.Work, ...]:
+    """What each layer asks of the array; counted once a network, spec and batch."""
+    held = _WORKS.setdefault(network, {})
+    key = (spec, samples)
+    if key not in held:
+        held[key] = tuple(array.layer_work(spec, network, x, samples) for x in network.layers)
+    return held[key]
 
 
 def _execute(

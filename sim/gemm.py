@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from opennpe.sim import steps
 from opennpe.sim.encode import encode_high, jam, odd, two_sum_odd
+from opennpe.sim.geometry import Geometry
 from opennpe.sim.jit import kernel
 from opennpe.sim.microkernel import Kernel, tile
 from opennpe.sim.packing import Segments
+from opennpe.sim.steps import Steps
 
-__all__ = ["Epilogue", "multiply", "ranges", "row_table"]
+__all__ = ["Epilogue", "Rounding", "multiply", "ranges", "row_table", "run_spans"]
 
 BLOCK_ROWS = {"u8": 96, "i16": 96, "f64": 192}
 """Rows of a block: few keep it near, many fetch each panel less often (measured)."""
@@ -48,6 +51,13 @@ class Epilogue(NamedTuple):
     target: Any
 
 
+class Rounding(NamedTuple):
+    """How sums become codes: the general way, and a faster one of the same bits if there is one."""
+
+    general: Epilogue
+    steps: Steps | None
+
+
 @njit
 def _two_sum_odd(a, b):  # type: ignore[no-untyped-def]
     return two_sum_odd(a, b)
@@ -72,7 +82,7 @@ def _three_sum_odd(a, b, c):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _round_block(sums, tails, out, row, column, columns, e):  # type: ignore[no-untyped-def]
+def round_block(sums, tails, out, row, column, columns, e):  # type: ignore[no-untyped-def]
     line = np.empty(columns)
     words = line.view(np.int32)
     offset, factor = e.offset[column : column + columns], e.factor[column : column + columns]
@@ -100,20 +110,36 @@ def _round_block(sums, tails, out, row, column, columns, e):  # type: ignore[no-
 
 
 @kernel()
+def _sum_block(marker, mr, rows, first, height, span, table, panels, sums):  # type: ignore[no-untyped-def]
+    """Sums of ``height`` rows and the span's panels, tile by tile."""
+    width, step, pitch = panels.shape[2], panels.strides[0], sums.strides[0]
+    for p in range(span[2], span[3]):
+        place = sums.ctypes.data + (p - span[2]) * width * sums.itemsize
+        for i in range(0, height, mr):
+            tile(marker, rows.ctypes.data + (first + i) * 8, table.ctypes.data, table.shape[0],
+                 panels.ctypes.data + p * step, place + i * pitch, pitch)  # fmt: skip
+
+
+@kernel()
 def _multiply(marker, mr, rows, span, table, panels, tails, sums, out, e):  # type: ignore[no-untyped-def]
     """Rows and panels of ``span``, in blocks; every sum is complete after one chunk."""
-    width, step, pitch = panels.shape[2], panels.strides[0], sums.strides[0]
+    column = span[2] * panels.shape[2]
+    columns = min(span[3] * panels.shape[2], out.shape[1]) - column
     for first in range(span[0], span[1], sums.shape[0]):
         height = min(sums.shape[0], span[1] - first)
-        for p in range(span[2], span[3]):
-            place = sums.ctypes.data + (p - span[2]) * width * sums.itemsize
-            for i in range(0, height, mr):
-                tile(marker, rows.ctypes.data + (first + i) * 8, table.ctypes.data,
-                     table.shape[0], panels.ctypes.data + p * step, place + i * pitch,
-                     pitch)  # fmt: skip
-        column = span[2] * width
-        columns = min(span[3] * width, out.shape[1]) - column
-        _round_block(sums[:height], tails, out, first, column, columns, e)
+        _sum_block(marker, mr, rows, first, height, span, table, panels, sums)
+        round_block(sums[:height], tails, out, first, column, columns, e)
+
+
+@kernel()
+def _multiply_steps(marker, mr, rows, span, table, panels, sums, out, s):  # type: ignore[no-untyped-def]
+    """The same for int32 sums that become 4-bit codes."""
+    column = span[2] * panels.shape[2]
+    columns = min(span[3] * panels.shape[2], out.shape[1]) - column
+    for first in range(span[0], span[1], sums.shape[0]):
+        height = min(sums.shape[0], span[1] - first)
+        _sum_block(marker, mr, rows, first, height, span, table, panels, sums)
+        steps.finish(sums[:height], out, first, column, columns, s)
 
 
 @kernel()
@@ -139,38 +165,26 @@ def _multiply_chunks(  # type: ignore[no-untyped-def]
                             sums[i + k, column + j] += part[k, j]
         column = span[2] * width
         columns = min(span[3] * width, out.shape[1]) - column
-        _round_block(sums[:height], none, out, first, column, columns, e)
+        round_block(sums[:height], none, out, first, column, columns, e)
 
 
-@kernel()
-def _addresses(table, base, samples, shape, steps, sample_step):  # type: ignore[no-untyped-def]
-    at = 0
-    for n in range(samples):
-        for d in range(shape[0]):
-            for h in range(shape[1]):
-                for w in range(shape[2]):
-                    place = n * sample_step + d * steps[0] + h * steps[1] + w * steps[2]
-                    table[at] = base + place
-                    at += 1
-    for i in range(at, table.size):
-        table[i] = table[at - 1]
+@lru_cache(maxsize=512)
+def row_offsets(shape: Geometry, samples: int, mr: int) -> NDArray[np.int64]:
+    """Offset in values of the first value under every output place of ``samples`` images.
 
-
-def row_table(
-    image: NDArray[Any], shape: tuple[int, ...], strides: tuple[int, ...], mr: int
-) -> NDArray[np.int64]:
-    """Addresses of the first value under every output place; the last repeats for a whole tile.
-
-    Args:
-        image: (N, D, H, W, C), contiguous.
-        shape: output extents (3,).
-        strides: of the windows (3,).
+    The last place repeats ``mr`` times, so that every tile is whole.
     """
-    count = image.shape[0] * int(np.prod(shape))
-    table = np.empty(count + mr, dtype=np.int64)
-    steps = tuple(s * image.strides[1 + i] for i, s in enumerate(strides))
-    _addresses(table, image.ctypes.data, image.shape[0], shape, steps, image.strides[0])
-    return table
+    axes = [np.arange(n) * s * step for n, s, step in zip(shape.out, shape.strides, shape.steps,
+                                                         strict=True)]  # fmt: skip
+    images = np.arange(samples) * (shape.padded[0] * shape.steps[0])
+    grid = images[:, None, None, None] + axes[0][:, None, None] + axes[1][:, None] + axes[2]
+    flat = grid.reshape(-1)
+    return np.concatenate([flat, np.repeat(flat[-1:], mr)]).astype(np.int64)
+
+
+def row_table(image: NDArray[Any], shape: Geometry, mr: int) -> NDArray[np.int64]:
+    """Addresses of the first value under every output place; see :func:`row_offsets`."""
+    return row_offsets(shape, len(image), mr) * image.itemsize + image.ctypes.data
 
 
 def ranges(rows: int, panels: int, mr: int, threads: int, macs: int) -> list[tuple[int, ...]]:
@@ -210,7 +224,7 @@ def multiply(
     walk: Segments,
     panels: NDArray[Any],
     out: NDArray[Any],
-    epilogue: Epilogue,
+    rounding: Rounding,
     threads: int,
     tails: NDArray[np.float64] | None = None,
 ) -> None:
@@ -230,11 +244,15 @@ def multiply(
         shape = block_shape(micro, span)
         if len(walk.chunks) == 1:
             sums = np.empty(shape, dtype=dtype)
+            if rounding.steps is not None and dtype is np.int32:
+                _multiply_steps(micro.marker, micro.mr, rows, span, walk.table, panels, sums, out,
+                                rounding.steps)  # fmt: skip
+                return
             _multiply(micro.marker, micro.mr, rows, span, walk.table, panels, more, sums,
-                      out, epilogue)  # fmt: skip
+                      out, rounding.general)  # fmt: skip
             return
         part = np.empty((micro.mr, micro.nr), dtype=dtype)
         _multiply_chunks(micro.marker, micro.mr, rows, span, walk.table, walk.chunks,
-                         panels, part, np.empty(shape), out, epilogue)  # fmt: skip
+                         panels, part, np.empty(shape), out, rounding.general)  # fmt: skip
 
     run_spans(one, ranges(count, panels.shape[0], micro.mr, threads, macs))

@@ -74,7 +74,9 @@ def operands(a: str, b: str) -> Operands:
         kind = "i16"
     dtypes = {"u8": (np.uint8, np.int8), "i16": (np.int16,) * 2, "f64": (np.float64,) * 2}[kind]
     assert KINDS[kind].value_bytes == np.dtype(dtypes[0]).itemsize
-    left, right = (t.astype(d) for t, d in zip((tables[0] + offset, tables[1]), dtypes, strict=True))
+    left, right = (
+        t.astype(d) for t, d in zip((tables[0] + offset, tables[1]), dtypes, strict=True)
+    )
     return Operands(
         kind,
         left,

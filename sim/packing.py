@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.sim import lookup
 from opennpe.sim.jit import kernel
 from opennpe.sim.microkernel import FLUSH_GROUPS, Kind
 
@@ -98,7 +99,11 @@ def decode_rows(codes: NDArray[Any], table: NDArray[Any]) -> NDArray[Any]:
     """Codes (M, K) as operand values (M, K), with slack behind the last row."""
     held = np.empty(codes.size + SLACK, dtype=table.dtype)
     held[codes.size :] = table[0]
-    _decode(np.ascontiguousarray(codes).reshape(-1), table, held)
+    flat = np.ascontiguousarray(codes).reshape(-1)
+    if lookup.suits(table):
+        lookup.decode(flat[None], table, held[None, : codes.size])
+    else:
+        _decode(flat, table, held)
     return held[: codes.size].reshape(codes.shape)
 
 
@@ -118,8 +123,23 @@ def decode_image(
     held = np.full(size + SLACK, table[0], dtype=table.dtype)
     image = held[:size].reshape(shape)
     inside = codes[:, : extent[0], : extent[1], : extent[2]]
-    _decode_padded(inside, table, image, before)
+    if lookup.suits(table):
+        _decode_by_rows(np.ascontiguousarray(inside), table, image, before)
+    else:
+        _decode_padded(inside, table, image, before)
     return image
+
+
+def _decode_by_rows(
+    codes: NDArray[Any], table: NDArray[Any], image: NDArray[Any], before: tuple[int, ...]
+) -> None:
+    samples, depth, height, width, channels = codes.shape
+    lines = codes.reshape(samples, depth, height, width * channels)
+    target = image.reshape(*image.shape[:3], -1)
+    first = before[2] * channels
+    inside = np.s_[before[1] : before[1] + height, first : first + width * channels]
+    for n, d in np.ndindex(samples, depth):
+        lookup.decode(lines[n, d], table, target[n, d + before[0]][inside])
 
 
 @kernel()

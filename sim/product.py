@@ -53,15 +53,22 @@ def _prepared(
     layer: Weighted,
     x: Tensor,
     out: Tensor,
-    shape: Geometry,
-    threads: int,
+    spatial: tuple[int, ...],
+    threads: int | None,
     force: str,
 ) -> Prepared:
+    """A layer's packed weights for the last use of it; made again when anything differs."""
     held = _PREPARED.setdefault(layer, {})
-    key = (spec, x.format, x.scale, out, shape, threads, force, cpu.host().name)
+    count = cpu.threads(threads)
+    rule = (spec.underflow, spec.engine.accumulator_bits)
+    key = (*rule, x.format, x.scale, out, spatial, count, force, cpu.host().name)
     if key not in held:
         held.clear()
-        held[key] = _prepare(spec, layer, x, out, shape, threads, force)
+        if isinstance(layer, L.Conv):
+            shape = convolution(layer, spatial, out.shape[2:])
+        else:
+            shape = matrix(layer.weights.shape[1])
+        held[key] = _prepare(spec, layer, x, out, shape, count, force)
     return held[key]
 
 
@@ -113,9 +120,7 @@ def _columns(layer: Weighted, shape: Geometry, held: Operands) -> list[NDArray[A
     if _is_depthwise(layer):
         return [codes.reshape(taps, len(flat))]
     width = len(flat) // shape.groups
-    return [
-        codes[..., g * width : (g + 1) * width].reshape(-1, width) for g in range(shape.groups)
-    ]
+    return [codes[..., g * width : (g + 1) * width].reshape(-1, width) for g in range(shape.groups)]
 
 
 def conv(
@@ -137,10 +142,9 @@ def conv(
         FormatError: NaR with nowhere to go.
     """
     codes = x.last()
-    spatial = codes.shape[1:-1]
-    shape = convolution(layer, spatial, out.shape[2:])
+    ready = _prepared(spec, layer, source, out, codes.shape[1:-1], threads, force)
+    shape = ready.shape
     image = codes.reshape(len(codes), *shape.extent, codes.shape[-1])
-    ready = _prepared(spec, layer, source, out, shape, cpu.threads(threads), force)
     dtype = formats.get(out.format).dtype
     result = np.empty((len(codes) * math.prod(shape.out), len(layer.weights)), dtype=dtype)
     path = _depthwise(layer, image, ready, result) if _is_depthwise(layer) else None
@@ -149,7 +153,9 @@ def conv(
     return Value(last=result.reshape(len(codes), *out.shape[2:], len(layer.weights))), path
 
 
-def _depthwise(layer: L.Conv, image: NDArray[Any], ready: Prepared, out: NDArray[Any]) -> str | None:
+def _depthwise(
+    layer: L.Conv, image: NDArray[Any], ready: Prepared, out: NDArray[Any]
+) -> str | None:
     """Channels in vectors; several outputs a channel are as many depthwise convolutions."""
     right, job = ready.rights[0], ready.jobs[0]
     if right.nan_columns is not None or affine.has_nan(image, right.formats[0]):
@@ -214,11 +220,10 @@ def linear(
     """Codes (..., K) by weights (N, K): codes (..., N), and the name of the kernel's path."""
     codes = x.first()
     depth = codes.shape[-1]
-    shape = matrix(depth)
-    ready = _prepared(spec, layer, source, out, shape, cpu.threads(threads), force)
+    ready = _prepared(spec, layer, source, out, (), threads, force)
     flat = codes.reshape(-1, 1, 1, 1, depth)
     result = np.empty((len(flat), len(layer.weights)), dtype=formats.get(out.format).dtype)
-    left = affine.Left(flat, shape, ready.rights[0])
+    left = affine.Left(flat, ready.shape, ready.rights[0])
     path = affine.multiply(left, ready.rights[0], 0, ready.jobs[0], result)
     return Value(first=result.reshape(*codes.shape[:-1], len(layer.weights))), path
 
