@@ -124,12 +124,14 @@ def gaps(kind: str, rng: np.random.Generator) -> NDArray[np.bool_] | None:
 class Harness:
     """The engine's streams under a clock; ``cycles`` counts all that were driven."""
 
-    def __init__(self, dut: Any, layout: Layout, rng: np.random.Generator) -> None:
+    def __init__(
+        self, dut: Any, layout: Layout, rng: np.random.Generator, edge: Any = None
+    ) -> None:
         self.dut = dut
         self.layout = layout
         self.rng = rng
         self.cycles = 0
-        self.edge = RisingEdge(dut.clk)
+        self.edge = RisingEdge(dut.clk) if edge is None else edge
 
     async def reset(self, cycles: int = 2) -> None:
         """Hold reset; nothing is offered or taken meanwhile."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def run(
     folder: Path,
     environment: Mapping[str, str],
     test_filter: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Run a bench module's tests and return {name: seconds}.
 
     Raises:
@@ -110,3 +112,49 @@ def tail(path: Path, lines: int = 30) -> str:
     if not path.exists():
         return "(no log)"
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class EngineBench:
+    """``cocotb_engine.py`` on one emitted engine, built.
+
+    Attributes:
+        folder: of the build, the logs and what the bench writes.
+    """
+
+    runner: TopPortsRunner
+    manifest: dict[str, Any]
+    folder: Path
+
+    @classmethod
+    def build(cls, source: Path, manifest: Path, folder: Path) -> EngineBench:
+        """Compile the engine for cocotb."""
+        described = json.loads(manifest.read_text())
+        ports = [port["name"] for port in described["ports"]]
+        return cls(build([source], described["top"], ports, folder), described, folder)
+
+    def run(self, sizes: Mapping[str, Any], test_filter: str | None = None) -> dict[str, float]:
+        """Run the bench's tests; see :func:`run`.
+
+        Args:
+            sizes: campaign, mixture, posit16_pairs and seed.
+            test_filter: a pattern of test names; None: all of them.
+        """
+        ports = {port["name"]: port for port in self.manifest["ports"]}
+        places = {
+            name: {field["name"]: (field["offset"], field["width"]) for field in port["fields"]}
+            for name, port in ports.items()
+            if "fields" in port
+        }
+        plan = {
+            "words": places["words__payload"],
+            "words_width": ports["words__payload"]["width"],
+            "results": places["results__payload"],
+            "out": str(self.folder),
+            **sizes,
+        }
+        path = self.folder / "plan.json"
+        path.write_text(json.dumps(plan))
+        environment = {"OPENNPE_BENCH_PLAN": str(path)}
+        top = self.manifest["top"]
+        return run(self.runner, "cocotb_engine", top, self.folder, environment, test_filter)

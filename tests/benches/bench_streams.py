@@ -94,7 +94,17 @@ def random_sums(
     words = int(lengths.sum())
     a, b = (codes(name, (words, lanes), rng, nan) for name in mode)
     results = rng.integers(0, len(FORMATS), count) if out is None else INDEX[out]
-    return sums(mode, a, b, lengths, results, biases(mode, count, rng), shifts(mode, count, rng))
+    batch = sums(mode, a, b, lengths, results, biases(mode, count, rng), shifts(mode, count, rng))
+    return _tall_biases(batch, rng) if lanes == 1 else batch
+
+
+def _tall_biases(batch: Batch, rng: Rng) -> Batch:
+    """A quarter of the sums get a preload of up to 124 bits, beyond what an int64 holds."""
+    tall = np.flatnonzero(rng.random(len(batch)) < 0.25)
+    high = rng.integers(-(1 << 63), (1 << 63) - 1, len(tall)) >> rng.integers(4, 64, len(tall))
+    batch.bias[tall, 0] = rng.integers(0, 1 << 64, len(tall), dtype=np.uint64)
+    batch.bias[tall, 1] = high.astype(np.uint64)
+    return batch
 
 
 def biases(mode: tuple[str, str], count: int, rng: Rng) -> NDArray[np.int64]:

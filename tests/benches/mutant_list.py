@@ -15,6 +15,7 @@ class Mutant:
         module: file in rtl/, without ``.py``.
         old: text that the file holds exactly once.
         new: what stands there instead.
+        cocotb: the cocotb test that must notice, where the C++ replay cannot see the bug.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Mutant:
     module: str
     old: str
     new: str
+    cocotb: str = ""
 
     def plant(self, source: str) -> str:
         """The source with the bug.
@@ -172,6 +174,22 @@ MUTANTS = (
         "self.regime.eq(Cat(run, Const(0, 1)) ^ (~first).replicate(len(self.regime)))",
         "self.regime.eq((Cat(run, Const(0, 1)) ^ (~first).replicate(len(self.regime))) + first)",
     ),
+    Mutant(
+        "restless payload",
+        "a result changes while it waits, and is right once taken",
+        "engine",
+        "self.results.payload.eq(r_result)",
+        "Value.cast(self.results.payload).eq(Value.cast(r_result) ^ ~self.results.ready)",
+        cocotb="mixture_with_gaps",
+    ),
+    Mutant(
+        "reset",
+        "a reset leaves results under way in the pipeline",
+        "engine",
+        "return Signal(width, name=name)",
+        "return Signal(width, name=name, reset_less=True)",
+        cocotb="reset_in_mid_sum",
+    ),
 )
 CONTROL = Mutant(
     "control",
@@ -180,5 +198,5 @@ CONTROL = Mutant(
     "sticky.eq(lost | self.sticky)",
     "sticky.eq(self.sticky | lost)",
 )
-QUICK = ("tie", "NaR stays", "back-pressure")
-"""Those that `make test` tries: one a step, a lane's flag and the streams."""
+QUICK = ("tie", "NaR stays", "restless payload")
+"""Those that `make test` tries: one of rounding, one of a flag, one of the streams."""

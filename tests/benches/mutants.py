@@ -41,14 +41,14 @@ class Verdict:
     Attributes:
         mutant: the planted bug.
         batch: the batch that noticed it; None: no batch did.
-        sums: sums replayed up to and with the one that noticed.
+        sums: sums replayed up to and with the one that noticed; None under cocotb.
         how: what was noticed.
         seconds: emission, build and replay.
     """
 
     mutant: Mutant
     batch: str | None
-    sums: int
+    sums: int | None
     how: str
     seconds: float
 
@@ -146,10 +146,26 @@ def replay(verilog: Path, cases: Sequence[Trial]) -> tuple[str | None, int, str]
 def judge(mutant: Mutant, cases: Sequence[Trial], original: str, folder: Path) -> Verdict:
     """Emit, build and replay one mutant."""
     begin = time.monotonic()
-    verilog = emit(mutant, folder / mutant.name)
+    verilog = emit(mutant, folder / mutant.name.replace(" ", "-"))
     if verilog.read_text() == original:
         raise ToolError(f"mutant {mutant.name} left the Verilog as it was")
+    if mutant.cocotb:
+        batch, how = under_cocotb(verilog, mutant.cocotb)
+        return Verdict(mutant, batch, None, how, time.monotonic() - begin)
     return Verdict(mutant, *replay(verilog, cases), time.monotonic() - begin)
+
+
+def under_cocotb(verilog: Path, test: str) -> tuple[str | None, str]:
+    """Run one test of the cocotb bench: its name if it noticed, and what it said."""
+    from bench_runner import BenchFailure, EngineBench
+
+    bench = EngineBench.build(verilog, verilog.with_name("manifest.json"), verilog.parent / "sim")
+    sizes = {"campaign": "quick", "mixture": 300, "posit16_pairs": 0, "seed": SEED}
+    try:
+        bench.run(sizes, test)
+    except BenchFailure as failure:
+        return f"cocotb: {test}", str(failure).splitlines()[0]
+    return None, "nothing"
 
 
 def run(mutants: Sequence[Mutant], folder: Path) -> Iterator[Verdict]:
@@ -176,13 +192,14 @@ def run(mutants: Sequence[Mutant], folder: Path) -> Iterator[Verdict]:
 def row(verdict: Verdict) -> str:
     """A line of the table."""
     caught = verdict.batch or "NOT CAUGHT"
+    sums = "" if verdict.sums is None else verdict.sums
     return (
-        f"{verdict.mutant.name:18} {verdict.mutant.breaks:52} {caught:44} "
-        f"{verdict.sums:8} {verdict.seconds:5.0f}"
+        f"{verdict.mutant.name:18} {verdict.mutant.breaks:60} {caught:44} "
+        f"{sums:>8} {verdict.seconds:5.0f}"
     )
 
 
-HEADING = f"{'mutant':18} {'what it breaks':52} {'caught by':44} {'sums':>8} {'s':>5}"
+HEADING = f"{'mutant':18} {'what it breaks':60} {'caught by':44} {'sums':>8} {'s':>5}"
 
 
 def main() -> int:
