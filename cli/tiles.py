@@ -143,8 +143,9 @@ def _window(layer: L.Conv, x: Codes, row: int, group: int, out: Tensor) -> Codes
             )
         ]
         if all(0 <= i < extent for i, extent in zip(at, x.shape[2:], strict=True)):
-            there: tuple[Any, ...] = (sample, channels, *at)
-            codes[(slice(None), *tap)] = x[there]
+            there: Any = (sample, channels, *at)
+            into: Any = (slice(None), *tap)
+            codes[into] = x[there]
     return codes.reshape(-1)
 
 

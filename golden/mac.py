@@ -276,6 +276,7 @@ def exact_sums(
     excess = grid_exponent(a, b) - fa.lsb_exponent - fb.lsb_exponent
     # A widened operand has a finer grid than its own format; the sum moves onto it.
     sums = np.matmul(fa.fixed(array_a), fb.fixed(array_b)) * (1 << -excess)
-    nan_a = fa.is_nan(array_a).any(axis=-1)[..., :, None]
-    nan_b = fb.is_nan(array_b).any(axis=-2)[..., None, :]
+    # An infinity has no place on the grid either: as in multiply, it makes the sum NaN.
+    nan_a = (~np.isfinite(fa.decode(array_a))).any(axis=-1)[..., :, None]
+    nan_b = (~np.isfinite(fb.decode(array_b))).any(axis=-2)[..., None, :]
     return sums, np.broadcast_to(nan_a | nan_b, np.shape(sums))

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numba import config
 from numpy.typing import NDArray
 from opennpe.golden import formats, mac
 from opennpe.golden.errors import FormatError
@@ -26,6 +25,7 @@ from opennpe.golden.rounding import finish
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim import encode, gemm, packing, quire, steps, wide
 from opennpe.sim.geometry import Geometry
+from opennpe.sim.jit import DISABLED
 from opennpe.sim.operands import has_nan, largest
 from opennpe.sim.right import Right
 
@@ -94,7 +94,9 @@ class Job:
 
     def _rounding(self, offsets: NDArray[Any], sums: int) -> gemm.Rounding | None:
         offset = offsets.astype(np.float64)
-        whole = offset.astype(np.int64) if offsets.dtype != object else [int(v) for v in offset]
+        whole = offset.astype(np.int64)
+        if offsets.dtype == object:
+            whole = np.array([int(v) for v in offset], dtype=object)
         exponents = self.exponents - self.out.scale
         if (whole != offsets).any() or largest(exponents) > encode.MAX_SCALE:
             return None
@@ -209,7 +211,7 @@ def multiply(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) 
     Raises:
         FormatError: a sum is NaR and the output format has no code for it.
     """
-    if config.DISABLE_JIT:  # the vector kernels need a compiler
+    if DISABLED:  # the vector kernels need a compiler
         job = replace(job, force="golden")
     path = _integer(left, right, group, job, out)
     if path is None and right.operands.kind == "f64":
@@ -304,8 +306,17 @@ def _limbs(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) ->
     walk = packing.segments(left.shape.runs, right.micro.kind, quire.LIMB_TERMS)
     images = left.limbs
     rows = np.stack([left.addresses(image, group) for image in images])
-    wide.multiply_limbs(right.micro, images, rows, walk, right.limbs, job.biases, out, rounding.general,
-                        job.threads)  # fmt: skip
+    wide.multiply_limbs(
+        right.micro,
+        images,
+        rows,
+        walk,
+        right.limbs,
+        job.biases,
+        out,
+        rounding.general,
+        job.threads,
+    )
     return "limbs"
 
 

@@ -63,4 +63,4 @@ def threads(wanted: int | None = None) -> int:
         return max(1, wanted)
     from numba import config
 
-    return int(config.NUMBA_NUM_THREADS)
+    return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]

@@ -39,8 +39,7 @@ def interleave(weights: NDArray[np.int16]) -> NDArray[np.int16]:
     )
 
 
-@intrinsic
-def run_sums(
+def _run_sums(
     typingctx: Any, marker: Any, image: Any, taps: Any, pairs: Any, weights: Any, out: Any,
     vectors: Any
 ) -> Any:  # fmt: skip
@@ -61,6 +60,9 @@ def run_sums(
         return context.get_dummy_value()
 
     return types.void(marker, *(types.int64,) * 6), codegen
+
+
+run_sums: Any = intrinsic(_run_sums)
 
 
 def _function(module: ir.Module, plain: bool) -> Any:

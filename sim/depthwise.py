@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import config
 from numpy.typing import NDArray
 from opennpe.sim import affine, cpu, gemm, packing, steps
 from opennpe.sim.depth_ir import LANES, interleave, run_sums
 from opennpe.sim.geometry import Geometry
-from opennpe.sim.jit import kernel
+from opennpe.sim.jit import DISABLED, kernel
 from opennpe.sim.microkernel import micro
 from opennpe.sim.operands import FLOAT64, INT32, Operands, largest
 from opennpe.sim.quire import dot_odd
@@ -107,7 +106,7 @@ def multiply(
         shape: the windows, ``channels`` 1 and ``groups`` C.
         out: codes (M, C), written.
     """
-    if config.DISABLE_JIT or job.force == "golden":
+    if DISABLED or job.force == "golden":
         return None
     taps = len(weights)
     terms = taps * _largest_product(held)

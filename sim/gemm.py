@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,10 +193,10 @@ def ranges(rows: int, panels: int, mr: int, threads: int, macs: int) -> list[tup
     threads = max(1, min(threads, macs // WORTH_A_THREAD))
     if rows >= 2 * mr * threads:
         cut = [rows * t // threads // mr * mr for t in range(threads)] + [rows]
-        return [(a, b, 0, panels) for a, b in zip(cut, cut[1:], strict=False)]
+        return [(a, b, 0, panels) for a, b in pairwise(cut)]
     threads = min(threads, panels)
     cut = [panels * t // threads for t in range(threads)] + [panels]
-    return [(0, rows, a, b) for a, b in zip(cut, cut[1:], strict=False)]
+    return [(0, rows, a, b) for a, b in pairwise(cut)]
 
 
 @lru_cache(maxsize=8)

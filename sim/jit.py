@@ -11,9 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 
-__all__ = ["inlined", "kernel"]
+__all__ = ["DISABLED", "inlined", "kernel"]
+
+DISABLED: bool = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
+"""Whether ``NUMBA_DISABLE_JIT`` runs kernels as plain Python: vector code then stays away."""
 
 
 @lru_cache(maxsize=1)

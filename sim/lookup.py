@@ -1,4 +1,4 @@
-"""Tables of sixteen bytes looked up in registers: 4-bit codes to bytes, or to int16 by way of them."""
+"""Tables of sixteen bytes looked up in registers: 4-bit codes to bytes, or on to int16."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config
 from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 from opennpe.sim import cpu
-from opennpe.sim.jit import kernel
+from opennpe.sim.jit import DISABLED, kernel
 
 __all__ = ["decode", "suits"]
 
@@ -21,7 +20,7 @@ WIDTH = 32
 
 def suits(table: NDArray[Any]) -> bool:
     """Whether :func:`decode` takes the table: sixteen values that fit bytes, and AVX2."""
-    if table.size != 16 or config.DISABLE_JIT or cpu.host() == cpu.PLAIN:
+    if table.size != 16 or DISABLED or cpu.host() == cpu.PLAIN:
         return False
     fits = table.dtype in (np.uint8, np.int8) or (
         table.dtype == np.int16 and int(np.abs(table).max()) < 128
@@ -29,8 +28,7 @@ def suits(table: NDArray[Any]) -> bool:
     return bool(fits and cpu.features().get("avx2", False))
 
 
-@intrinsic
-def _shuffle(typingctx: Any, line: Any, table: Any, codes: Any, out: Any, count: Any) -> Any:
+def _shuffle_code(typingctx: Any, line: Any, table: Any, codes: Any, out: Any, count: Any) -> Any:
     """``count`` vectors of 32 codes; the last four are integers, ``line`` only gives a dtype."""
     bits = line.dtype.bitwidth
 
@@ -39,6 +37,9 @@ def _shuffle(typingctx: Any, line: Any, table: Any, codes: Any, out: Any, count:
         return context.get_dummy_value()
 
     return types.void(line, *(types.int64,) * 4), codegen
+
+
+_shuffle: Any = intrinsic(_shuffle_code)
 
 
 def _function(module: ir.Module, bits: int) -> Any:

@@ -83,8 +83,7 @@ def micro(kind: str, isa: Isa) -> Kernel:
     return Kernel(KINDS[kind], isa.rows, VECTORS * lanes, (0,) * (number + 1))
 
 
-@intrinsic
-def tile(typingctx, marker, rows, segments, count, panel, out, stride):  # type: ignore[no-untyped-def]
+def _tile(typingctx, marker, rows, segments, count, panel, out, stride):  # type: ignore[no-untyped-def]
     """Compute one tile; all arguments but the marker are integers.
 
     ``rows``: address of int64 [mr] row addresses; ``segments``: address of int64 [count][3] of
@@ -101,6 +100,9 @@ def tile(typingctx, marker, rows, segments, count, panel, out, stride):  # type:
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+tile: Any = intrinsic(_tile)
 
 
 class _Builder:

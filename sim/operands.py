@@ -100,11 +100,13 @@ def _nan(name: str) -> NDArray[np.bool_] | None:
 
 
 def has_nan(codes: NDArray[Any], name: str) -> bool:
-    """Whether any code is a NaR or NaN."""
+    """Whether any code is a NaR, a NaN or an infinity."""
     fmt = formats.get(name)
     if fmt.nan_code is None:
         return False
-    return bool((codes == fmt.nan_code).any() if fmt.kind == "posit" else fmt.is_nan(codes).any())
+    if fmt.kind == "posit":
+        return bool((codes == fmt.nan_code).any())
+    return not bool(np.isfinite(fmt.decode(codes)).all())
 
 
 def grid_units(values: NDArray[np.float64], exponents: NDArray[np.int64]) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim import affine, cpu, depthwise
 from opennpe.sim.geometry import Geometry, convolution, matrix
 from opennpe.sim.microkernel import Kernel, micro
-from opennpe.sim.operands import Operands, grid_units, largest, operands
+from opennpe.sim.operands import Operands, grid_units, has_nan, largest, operands
 from opennpe.sim.right import Right
 from opennpe.sim.values import Value
 
@@ -158,7 +158,7 @@ def _depthwise(
 ) -> str | None:
     """Channels in vectors; several outputs a channel are as many depthwise convolutions."""
     right, job = ready.rights[0], ready.jobs[0]
-    if right.nan_columns is not None or affine.has_nan(image, right.formats[0]):
+    if right.nan_columns is not None or has_nan(image, right.formats[0]):
         return None
     times = len(layer.weights) // layer.groups
     path = None

@@ -53,8 +53,7 @@ def split(value: int) -> list[int]:
     return [*low, value >> LIMB_BITS * (PLACES - 1)]
 
 
-@intrinsic
-def join_odd(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+def _join_odd(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
     """The places (int64) of a 128-bit sum as a float64, rounded to odd at 53 bits."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -63,8 +62,7 @@ def join_odd(typingctx: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
     return types.float64(*(types.int64,) * PLACES), codegen
 
 
-@intrinsic
-def dot_odd(
+def _dot_odd(
     typingctx: Any, left: Any, right: Any, offsets: Any, count: Any, low: Any, high: Any
 ) -> Any:
     """``bias + sum left[offsets[i]] * right[offsets[count + i]]`` as a float64 rounded to odd.
@@ -79,6 +77,10 @@ def dot_odd(
         return builder.call(_function(builder.module, "opennpe_dot_odd", 6, _dot), args)
 
     return types.float64(*(types.int64,) * 6), codegen
+
+
+join_odd: Any = intrinsic(_join_odd)
+dot_odd: Any = intrinsic(_dot_odd)
 
 
 def _function(module: ir.Module, name: str, arguments: int, emit: Any) -> Any:

@@ -8,7 +8,7 @@ an integer a column, ties included: the code of a sum is seven comparisons and t
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray

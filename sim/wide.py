@@ -168,7 +168,7 @@ def certify(
         right_cost: products that one element in the right tail brings.
         budget: products that the tails may cost.
     """
-    norm = math.sqrt(left.energy * right.energy) * ROUNDING
+    norm = math.sqrt(left.energy) * math.sqrt(right.energy) * ROUNDING
     if norm == 0.0:
         return Certificate(0, 0, 0, 0)
     need = max(0, math.ceil(math.log2(norm) * ROUNDING) - 53)
@@ -350,8 +350,9 @@ def multiply_limbs(
         panels: the right side's limbs (limbs, panels, groups, nr, group).
         biases: integers (N,) in the sums' unit.
     """
-    live = [[bool(image.any()) for image in images], [bool(panel.any()) for panel in panels]]
-    used = np.outer(*live).astype(np.int64)
+    left = np.array([image.any() for image in images], dtype=np.int64)
+    right = np.array([panel.any() for panel in panels], dtype=np.int64)
+    used = np.outer(left, right)
     bias = np.array([quire.split(int(b)) for b in biases], dtype=np.int64).T.copy()
     macs = len(out) * panels.shape[1] * micro.nr * walk.groups * int(used.sum())
 
