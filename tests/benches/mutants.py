@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -170,10 +171,14 @@ def under_cocotb(verilog: Path, test: str) -> tuple[str | None, str]:
 
 def run(mutants: Sequence[Mutant], folder: Path) -> Iterator[Verdict]:
     """The unchanged engine first, which must pass all; then every mutant."""
-    # Mutants are built once and never again: they stay out of the user's cache.
-    before = os.environ.get("OPENNPE_CACHE")
-    os.environ["OPENNPE_CACHE"] = str(folder / "cache")
-    try:
+    # Mutants are built once and never again: they stay out of the user's cache. ccache is told
+    # to see through the folder's name, so that the same Verilog hits it in the next run.
+    own = {
+        "OPENNPE_CACHE": str(folder / "cache"),
+        "CCACHE_BASEDIR": str(folder),
+        "CCACHE_NOHASHDIR": "1",
+    }
+    with _environment(own):
         cases = list(trials())
         verilog = emit(None, folder / "unchanged")
         batch, _, how = replay(verilog, cases)
@@ -182,11 +187,21 @@ def run(mutants: Sequence[Mutant], folder: Path) -> Iterator[Verdict]:
         original = verilog.read_text()
         for mutant in mutants:
             yield judge(mutant, cases, original, folder)
+
+
+@contextmanager
+def _environment(own: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
     finally:
-        if before is None:
-            del os.environ["OPENNPE_CACHE"]
-        else:
-            os.environ["OPENNPE_CACHE"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def row(verdict: Verdict) -> str:

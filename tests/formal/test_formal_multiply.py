@@ -31,6 +31,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return verilog.emit(EngineSpec(), tmp_path_factory.mktemp("engine"))
 
 
+@pytest.fixture(scope="module")
+def posit8(engine: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Aig:
+    folder = tmp_path_factory.mktemp("posit8")
+    return Aig.read(Miter(POSIT8, *engine, POSIT8.rows(), folder).aiger())
+
+
 def mutant(name: str, folder: Path) -> list[Path]:
     """Verilog and manifest of an engine with a planted bug."""
     subprocess.run([sys.executable, str(MUTANTS), "--emit", str(folder), name], check=True)
@@ -63,9 +69,8 @@ def test_4_bit_products_by_cases(case: Case, engine: list[Path], tmp_path: Path)
 
 
 @pytest.mark.parametrize("lane", range(POSIT8.lanes))
-def test_posit8_products_are_the_table(lane: int, engine: list[Path], tmp_path: Path) -> None:
-    aig = Aig.read(Miter(POSIT8, *engine, POSIT8.rows(), tmp_path).aiger())
-    assert counter_example(aig, POSIT8, lane) is None
+def test_posit8_products_are_the_table(lane: int, posit8: Aig) -> None:
+    assert counter_example(posit8, POSIT8, lane) is None
 
 
 @pytest.mark.parametrize("case", [NARROW[3], POSIT8], ids=lambda c: f"{c.a}-{c.b}")
