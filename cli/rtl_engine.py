@@ -23,8 +23,9 @@ def replayer(spec: CoprocessorSpec) -> Engine:
     machine = Replayer(spec)
 
     def replay(cases: Sequence[Case]) -> tuple[list[Any], int]:
+        before = machine.cycles
         results = machine.replay([tile_case(spec, case) for case in cases])
-        return list(results), sum(len(case.words[0]) for case in cases)
+        return list(results), machine.cycles - before
 
     return replay
 

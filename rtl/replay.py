@@ -85,6 +85,9 @@ class Replayer:
 
     Raises:
         ToolError: Verilator or the compiler is missing, or the build failed.
+
+    Attributes:
+        cycles: clock cycles of all replays so far.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Replayer:
         self.library = _build(self.spec, None if verilog is None else Path(verilog).read_text())
         self._replay = ctypes.CDLL(str(self.library)).replay
         self._replay.restype = ctypes.c_int
+        self.cycles = 0
 
     def replay(
         self, cases: Sequence[TileCase], idle_seed: int | None = None
@@ -137,6 +141,7 @@ class Replayer:
             underflow,
             idle_seed,
         )
+        self.cycles += run.cycles
         return [
             codes[: self.spec.lanes(case.mode_a)]
             for codes, case in zip(run.codes, cases, strict=True)
