@@ -94,9 +94,10 @@ class Job:
 
     def _rounding(self, offsets: NDArray[Any], sums: int) -> gemm.Rounding | None:
         offset = offsets.astype(np.float64)
-        whole = offset.astype(np.int64)
-        if offsets.dtype == object:
+        if offsets.dtype == object:  # beyond 64 bits
             whole = np.array([int(v) for v in offset], dtype=object)
+        else:
+            whole = offset.astype(np.int64)
         exponents = self.exponents - self.out.scale
         if (whole != offsets).any() or largest(exponents) > encode.MAX_SCALE:
             return None
@@ -124,15 +125,15 @@ class Left:
         """Output places of all images."""
         return len(self.codes) * math.prod(self.shape.out)
 
-    def decode(self, table: NDArray[Any]) -> NDArray[Any]:
+    def decode(self, table: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
         """A padded image of values by a table."""
-        return packing.decode_image(self.codes, table, self.shape.before, self.shape.padded)
+        return packing.decode_image(self.codes, table, self.shape.before, self.shape.padded, dtype)
 
     @property
     def image(self) -> NDArray[Any]:
         """The padded image of operand values."""
         if "all" not in self._images:
-            self._images["all"] = self.decode(self.operands.left)
+            self._images["all"] = self.decode(self.operands.left, self.operands.dtype)
         return self._images["all"]
 
     @property
@@ -285,10 +286,11 @@ def _float(left: Left, right: Right, group: int, job: Job, out: NDArray[Any]) ->
         return "f64"
     image, tail = left.kept(found.left)
     sums = wide.tail_sums(image, left.bases(image, group), left.shape, group, tail,
-                          right.tail(found.right), right.values)  # fmt: skip
+                          right.tail(found.right), right)  # fmt: skip
     rows = left.addresses(image, group)
     panels = right.kept(found.right)
-    exact = gemm.Rounding(rounding.general._replace(careful=1), None)
+    careful = gemm.SUM_AND_TAIL if not job.biases.any() else gemm.ALL_THREE
+    exact = gemm.Rounding(rounding.general._replace(careful=careful), None)
     gemm.multiply(right.micro, rows, walk, panels, out, exact, job.threads, sums)
     return "f64 tails"
 

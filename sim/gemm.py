@@ -33,6 +33,9 @@ WORTH_A_THREAD = 1 << 20
 """Multiply-accumulates below which a second thread costs more than it gives."""
 
 
+SUM_AND_BIAS, SUM_AND_TAIL, ALL_THREE = 1, 2, 3
+
+
 class Epilogue(NamedTuple):
     """From sums to codes.
 
@@ -40,7 +43,8 @@ class Epilogue(NamedTuple):
         offset: float64 (N,), added to every sum: the bias and what unsigned operands owe.
         factor: float64 (N,), powers of two from the sums' unit to the output's.
         low, high: clip bounds in the output's unit.
-        careful: 1 where a sum with its offset may need more than 53 bits.
+        careful: 0 where a sum and its offset fit 53 bits, else which are added exactly:
+            ``SUM_AND_BIAS``, ``SUM_AND_TAIL`` or ``ALL_THREE``.
         target: the output format (:class:`opennpe.sim.encode.Target`).
     """
 
@@ -92,9 +96,13 @@ def round_block(sums, tails, out, row, column, columns, e):  # type: ignore[no-u
         if e.careful == 0:
             for j in range(columns):
                 line[j] = np.float64(held[j]) + offset[j]
-        elif tails.shape[0] == 0:
+        elif e.careful == SUM_AND_BIAS:
             for j in range(columns):
                 line[j] = _two_sum_odd(np.float64(held[j]), offset[j])
+        elif e.careful == SUM_AND_TAIL:
+            more = tails[row + i, column : column + columns]
+            for j in range(columns):
+                line[j] = _two_sum_odd(np.float64(held[j]), more[j])
         else:
             more = tails[row + i, column : column + columns]
             for j in range(columns):

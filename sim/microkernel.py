@@ -12,7 +12,8 @@ reads its image in place. The right side is packed into panels:
 ``[group][column of the panel][value of the group]``.
 
 Segments drive the loop: each names a byte offset into the rows, a number of groups, and whether
-partial sums leave their narrow registers behind it ("flush").
+partial sums leave their narrow registers behind it ("flush"), the first time by starting the tile
+in memory, later by adding to it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from numba.core import types
 from numba.extending import intrinsic
 from opennpe.sim.cpu import ISAS, Isa
 
-__all__ = ["FLUSH_GROUPS", "KINDS", "Kernel", "Kind", "micro", "tile"]
+__all__ = ["ADD", "FLUSH_GROUPS", "KINDS", "STORE", "Kernel", "Kind", "micro", "tile"]
 
 I32, I64, PTR = ir.IntType(32), ir.IntType(64), ir.PointerType()
+ADD, STORE = 1, 2
+"""What a segment's flush field may ask for; 0 is neither."""
 VECTORS = 2
 """Vectors across a tile."""
 FLUSH_GROUPS = 56
@@ -131,12 +134,10 @@ class _Builder:
     # -- the loop nest -----------------------------------------------------------------------
     def _emit(self, function: Any) -> None:
         rows, segments, count, panel, out, stride = function.args
-        blocks = {n: function.append_basic_block(n) for n in
-                  ("entry", "segment", "groups", "done", "flush", "next", "exit")}  # fmt: skip
+        names = ("entry", "segment", "groups", "done", "first", "flush", "next", "exit")
+        blocks = {name: function.append_basic_block(name) for name in names}
         b = ir.IRBuilder(blocks["entry"])
         zero = [ir.Constant(self.narrow, None)] * (self.mr * self.vectors)
-        if self.flushing:
-            self._store(b, out, stride, [ir.Constant(self.sums, None)] * len(zero))
         b.branch(blocks["segment"])
 
         b.position_at_end(blocks["segment"])
@@ -162,14 +163,13 @@ class _Builder:
         b.cbranch(b.icmp_signed("<", following, groups), blocks["groups"], blocks["done"])
 
         b.position_at_end(blocks["done"])
-        if self.flushing:
-            b.cbranch(b.icmp_signed("!=", flush, I64(0)), blocks["flush"], blocks["next"])
-        else:
+        choice = b.switch(flush if self.flushing else I64(0), blocks["next"])
+        for value, name in ((ADD, "flush"), (STORE, "first")):
+            choice.add_case(I64(value), blocks[name])
+            b.position_at_end(blocks[name])
+            if self.flushing:
+                self._widen(b, out, stride, result, fresh=value == STORE)
             b.branch(blocks["next"])
-        b.position_at_end(blocks["flush"])
-        if self.flushing:
-            self._widen(b, out, stride, result)
-        b.branch(blocks["next"])
 
         b.position_at_end(blocks["next"])
         kept = list(result)
@@ -178,6 +178,7 @@ class _Builder:
             for phi, value, empty in zip(kept, result, zero, strict=True):
                 phi.add_incoming(value, blocks["done"])
                 phi.add_incoming(empty, blocks["flush"])
+                phi.add_incoming(empty, blocks["first"])
         after = b.add(number, I64(1))
         for phi, value in ((number, after), (right, beyond), *zip(held, kept, strict=True)):
             phi.add_incoming(value, blocks["next"])
@@ -264,8 +265,8 @@ class _Builder:
             product = b.add(*halves)
         return b.add(total, product)
 
-    def _widen(self, b: Any, out: Any, stride: Any, narrow: list[Any]) -> None:
-        """Add the int16 pair-sums to the int32 tile in memory."""
+    def _widen(self, b: Any, out: Any, stride: Any, narrow: list[Any], fresh: bool) -> None:
+        """Add the int16 pair-sums to the int32 tile in memory, or start it with them."""
         bits = self.isa.vector_bits
         name = "llvm.x86.avx2.pmadd.wd" if bits == 256 else "llvm.x86.avx512.pmaddw.d.512"
         ones = ir.Constant(self.narrow, [1] * (bits // 16))
@@ -275,7 +276,9 @@ class _Builder:
             for v in range(self.vectors):
                 place = b.add(row, I64(v * self.step))
                 wide = b.call(function, [narrow[m * self.vectors + v], ones])
-                self._put(b, b.add(self._load(b, self.sums, place), wide), place)
+                if not fresh:
+                    wide = b.add(self._load(b, self.sums, place), wide)
+                self._put(b, wide, place)
 
     def _declare(self, b: Any, name: str, returned: Any, arguments: list[Any]) -> Any:
         if name in b.module.globals:

@@ -31,6 +31,7 @@ class Operands:
     Attributes:
         kind: "u8", "i16" or "f64" (:data:`opennpe.sim.microkernel.KINDS`).
         left: for every code of the first format its integer plus ``offset``; NaR gives that of 0.
+            The tables of float64 kernels may be float32, which holds the same values.
         right: for every code of the second format its integer.
         offset: added to every left value, so that bytes are unsigned.
         grid: exponent of the sums' unit.
@@ -45,6 +46,11 @@ class Operands:
     grid: int
     largest: int
     nan: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the kernel's left values."""
+        return np.float64 if self.kind == "f64" else self.left.dtype
 
     @property
     def limit(self) -> int:
@@ -77,6 +83,9 @@ def operands(a: str, b: str) -> Operands:
     left, right = (
         t.astype(d) for t, d in zip((tables[0] + offset, tables[1]), dtypes, strict=True)
     )
+    if kind == "f64" and max(top).bit_length() < 127:
+        # At most 16 significant bits: float32 holds them, and half a table is fetched faster.
+        left, right = left.astype(np.float32), right.astype(np.float32)
     return Operands(
         kind,
         left,

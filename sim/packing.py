@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from opennpe.sim import lookup
 from opennpe.sim.jit import kernel
-from opennpe.sim.microkernel import FLUSH_GROUPS, Kind
+from opennpe.sim.microkernel import ADD, FLUSH_GROUPS, STORE, Kind
 
 __all__ = [
     "Segments",
-    "column_energies",
     "column_sums",
     "decode_image",
     "decode_rows",
+    "pack_codes",
     "pack_panels",
     "segments",
 ]
@@ -58,22 +58,25 @@ def segments(
     rows: list[list[int]] = []
     chunks: list[list[int]] = [[0, 0, 0]]
     in_chunk = since_flush = done = 0
+    flush_by = STORE
     for offset, length in runs:
         left, place = -(-length // kind.group), offset * kind.value_bytes
         while left:
             if in_chunk == most:
-                rows[-1][2] = 1
+                rows[-1][2] = flush_by
                 chunks.append([len(rows), 0, done])
                 in_chunk = since_flush = 0
+                flush_by = STORE
             take = min(left, flush, most - in_chunk)
             if since_flush + take > flush:
-                rows[-1][2] = 1
+                rows[-1][2] = flush_by
                 since_flush = 0
+                flush_by = ADD
             rows.append([place, take, 0])
             chunks[-1][1] += 1
             left, place = left - take, place + take * kind.group_bytes
             in_chunk, since_flush, done = in_chunk + take, since_flush + take, done + take
-    rows[-1][2] = 1
+    rows[-1][2] = flush_by
     return Segments(np.array(rows, dtype=np.int64), np.array(chunks, dtype=np.int64), done)
 
 
@@ -95,9 +98,14 @@ def _decode_padded(codes, table, out, before):  # type: ignore[no-untyped-def]
                         target[w + before[2], c] = table[codes[n, d, h, w, c]]
 
 
-def decode_rows(codes: NDArray[Any], table: NDArray[Any]) -> NDArray[Any]:
-    """Codes (M, K) as operand values (M, K), with slack behind the last row."""
-    held = np.empty(codes.size + SLACK, dtype=table.dtype)
+def decode_rows(codes: NDArray[Any], table: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
+    """Codes (M, K) as operand values (M, K), with slack behind the last row.
+
+    Args:
+        table: a value a code.
+        dtype: of the values; the table's where None.
+    """
+    held = np.empty(codes.size + SLACK, dtype=dtype or table.dtype)
     held[codes.size :] = table[0]
     flat = np.ascontiguousarray(codes).reshape(-1)
     if lookup.suits(table):
@@ -108,19 +116,24 @@ def decode_rows(codes: NDArray[Any], table: NDArray[Any]) -> NDArray[Any]:
 
 
 def decode_image(
-    codes: NDArray[Any], table: NDArray[Any], before: tuple[int, ...], extent: tuple[int, ...]
+    codes: NDArray[Any],
+    table: NDArray[Any],
+    before: tuple[int, ...],
+    extent: tuple[int, ...],
+    dtype: Any = None,
 ) -> NDArray[Any]:
     """Codes (N, D, H, W, C) as a padded image of operand values.
 
     Args:
         before: padding before each spatial axis.
         extent: spatial extents of the padded image.
+        dtype: of the values; the table's where None.
     """
     if codes.shape[1:4] == extent:
-        return decode_rows(codes.reshape(codes.shape[0], -1), table).reshape(codes.shape)
+        return decode_rows(codes.reshape(codes.shape[0], -1), table, dtype).reshape(codes.shape)
     shape = (codes.shape[0], *extent, codes.shape[4])
     size = int(np.prod(shape))
-    held = np.full(size + SLACK, table[0], dtype=table.dtype)
+    held = np.full(size + SLACK, table[0], dtype=dtype or table.dtype)
     image = held[:size].reshape(shape)
     inside = codes[:, : extent[0], : extent[1], : extent[2]]
     if lookup.suits(table):
@@ -173,6 +186,34 @@ def _interleave(values, panels):  # type: ignore[no-untyped-def]
                             line[r, i] = values[k + i, first + r]
 
 
+@kernel()
+def _interleave_codes(codes, table, panels, energy):  # type: ignore[no-untyped-def]
+    """Codes (K, N) straight into panels of one value a group; sums of squares of the columns."""
+    count, depth, width, _ = panels.shape
+    columns = codes.shape[1]
+    for start in range(0, depth, ROWS):
+        for p in range(count):
+            first = p * width
+            full = min(width, columns - first)
+            for k in range(start, min(start + ROWS, depth)):
+                line = panels[p, k]
+                for r in range(full):
+                    value = np.float64(table[codes[k, first + r]])
+                    line[r, 0] = value
+                    energy[first + r] += value * value
+
+
+def pack_codes(
+    codes: NDArray[Any], table: NDArray[Any], nr: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Codes (K, N) as float64 panels (ceil(N/nr), K, nr, 1) and the columns' sums of squares."""
+    depth, columns = codes.shape
+    panels = (np.empty if columns % nr == 0 else np.zeros)((-(-columns // nr), depth, nr, 1))
+    energy = np.zeros(columns)
+    _interleave_codes(codes, table, panels, energy)
+    return panels, energy
+
+
 def pack_panels(values: NDArray[Any], group: int, nr: int) -> NDArray[Any]:
     """Operand values (K, N) as panels (ceil(N/nr), ceil(K/group), nr, group)."""
     depth, columns = values.shape
@@ -192,14 +233,6 @@ def _column_sums(values, total, size):  # type: ignore[no-untyped-def]
             size[j] += abs(np.int32(row[j]))
 
 
-@kernel()
-def _column_energies(values, energy):  # type: ignore[no-untyped-def]
-    for k in range(values.shape[0]):
-        row = values[k]
-        for j in range(values.shape[1]):
-            energy[j] += row[j] * row[j]
-
-
 def column_sums(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums and sums of magnitudes of the columns of integer operands (K, N).
 
@@ -211,10 +244,3 @@ def column_sums(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int
         _column_sums(values[start : start + (1 << 16)], *part)
         both += part
     return both[0], both[1]
-
-
-def column_energies(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums of squares of the columns of float64 operands (K, N), rounded."""
-    energy = np.zeros(values.shape[1])
-    _column_energies(values, energy)
-    return energy

@@ -54,13 +54,19 @@ class Right:
 
     @cached_property
     def values(self) -> NDArray[Any]:
-        """Operand values (K, N)."""
+        """Operand values (K, N), for integer kernels."""
         return packing.decode_rows(self.codes, self.operands.right)
 
     @cached_property
     def panels(self) -> Panels:
         """Panels of all values."""
+        if self.operands.kind == "f64":
+            return self._wide[0]
         return self._pack(self.values)
+
+    @cached_property
+    def _wide(self) -> tuple[Panels, NDArray[np.float64]]:
+        return packing.pack_codes(self.codes, self.operands.right, self.micro.nr)
 
     @cached_property
     def _integer_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -97,7 +103,7 @@ class Right:
     @cached_property
     def side(self) -> wide.Side:
         """The certificate's view of the columns."""
-        energy = float(packing.column_energies(self.values).max(initial=0.0)) * wide.ROUNDING
+        energy = float(self._wide[1].max(initial=0.0)) * wide.ROUNDING
         return wide.Side(
             wide.histogram(self.codes, self.place),
             energy,
@@ -108,7 +114,7 @@ class Right:
     def tail(self, threshold: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Flat positions and values of the elements below a threshold."""
         at = wide.tail_indices(self.codes, self.place, threshold, self.side.below(threshold))
-        return at, self.values.reshape(-1)[at]
+        return at, self.operands.right[self.codes.reshape(-1)[at]].astype(np.float64)
 
     def kept(self, threshold: int) -> Panels:
         """Panels without the tail below a threshold; the last one packed is remembered."""
@@ -116,17 +122,16 @@ class Right:
             return self.panels
         held = self.__dict__.get("_kept")
         if held is None or held[0] != threshold:
-            at, tail = self.tail(threshold)
-            flat = self.values.reshape(-1)
-            flat[at] = 0.0
-            held = (threshold, self._pack(self.values))
-            flat[at] = tail
-            self.__dict__["_kept"] = held
-        panels: Panels = held[1]
-        return panels
+            k, n = np.divmod(self.tail(threshold)[0], self.codes.shape[1])
+            panels = self.panels.copy()
+            panels[n // self.micro.nr, k, n % self.micro.nr, 0] = 0.0
+            held = self.__dict__["_kept"] = (threshold, panels)
+        kept: Panels = held[1]
+        return kept
 
     @cached_property
     def limbs(self) -> Panels:
         """Panels of each limb (limbs, panels, groups, nr, group)."""
         tables = quire.limb_tables(self.operands.right)
-        return np.stack([self._pack(packing.decode_rows(self.codes, t)) for t in tables])
+        parts = [packing.decode_rows(self.codes, t, np.float64) for t in tables]
+        return np.stack([self._pack(part) for part in parts])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from opennpe.sim.geometry import Geometry
 from opennpe.sim.jit import kernel
 from opennpe.sim.microkernel import Kernel, tile
 from opennpe.sim.quire import join_odd
+
+if TYPE_CHECKING:
+    from opennpe.sim.right import Right
 
 __all__ = ["Certificate", "Side", "certify", "multiply_limbs", "places", "tail_sums"]
 
@@ -214,7 +217,9 @@ def tail_indices(
 
 
 @kernel()
-def _left_tail(at, value, shape, out, kernel, strides, dilations, channels, values, group, sums):  # type: ignore[no-untyped-def]
+def _left_tail(  # type: ignore[no-untyped-def]
+    at, value, out, kernel, strides, dilations, channels, codes, table, group, sums
+):
     """Scatter each element to every window that it lies under; ``at``: padded coordinates."""
     for e in range(at.shape[0]):
         if at[e, 4] // channels != group:
@@ -238,9 +243,9 @@ def _left_tail(at, value, shape, out, kernel, strides, dilations, channels, valu
                     if d >= out[0] or h >= out[1] or w >= out[2]:
                         continue
                     row = ((at[e, 0] * out[0] + d) * out[1] + h) * out[2] + w
-                    weights = values[tap * channels + c]
+                    weights = codes[tap * channels + c]
                     for n in range(weights.size):
-                        sums[row, n] += value[e] * weights[n]
+                        sums[row, n] += value[e] * np.float64(table[weights[n]])
 
 
 @kernel()
@@ -259,7 +264,7 @@ def tail_sums(
     group: int,
     left: tuple[NDArray[np.int64], NDArray[np.float64]],
     right: tuple[NDArray[np.int64], NDArray[np.float64]],
-    values: NDArray[np.float64],
+    whole: Right,
 ) -> NDArray[np.float64]:
     """Left tail by the whole right side plus the rest of the left by the right tail, (M, N).
 
@@ -267,15 +272,15 @@ def tail_sums(
         image: padded image (N, D, H, W, C) without the left tail.
         bases: flat index of the first value under each output place (M,).
         left: coordinates (T, 5) in the padded image and values (T,) of the left tail.
-        right: flat positions in ``values`` and values of the right tail.
-        values: the whole right side (K, N), not padded.
+        right: flat positions in the right side and values of its tail.
+        whole: the right side.
     """
-    sums = np.zeros((len(bases), values.shape[1]))
+    sums = np.zeros((len(bases), whole.codes.shape[1]))
     if len(left[0]):
-        _left_tail(*left, np.array(shape.padded), shape.out, shape.kernel, shape.strides,
-                   shape.dilations, shape.channels, values, group, sums)  # fmt: skip
+        _left_tail(*left, shape.out, shape.kernel, shape.strides, shape.dilations, shape.channels,
+                   whole.codes, whole.operands.right, group, sums)  # fmt: skip
     if len(right[0]):
-        _right_tail(image.reshape(-1), bases, *right, values.shape[1], shape.offsets,
+        _right_tail(image.reshape(-1), bases, *right, whole.codes.shape[1], shape.offsets,
                     group * shape.channels, sums)  # fmt: skip
     return sums
 

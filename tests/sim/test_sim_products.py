@@ -17,7 +17,7 @@ from opennpe.golden.errors import AccumulatorError, FormatError
 from opennpe.sim import affine, cpu, gemm, packing, quire, steps, wide
 from opennpe.sim.encode import target
 from opennpe.sim.matmul import matmul, sides
-from opennpe.sim.microkernel import KINDS, micro
+from opennpe.sim.microkernel import ADD, KINDS, STORE, micro
 from opennpe.sim.operands import grid_units, operands
 
 ENGINE = formats.ENGINE_FORMATS
@@ -325,8 +325,11 @@ def test_segments_cover_k_once_and_flush_in_time():
         walk = packing.segments(runs, kind, terms)
         groups = walk.table[:, 1]
         assert groups.sum() == walk.groups == sum(-(-length // kind.group) for _, length in runs)
-        assert walk.table[-1, 2] == 1 and walk.chunks[:, 1].sum() == len(groups)
+        assert walk.table[-1, 2] and walk.chunks[:, 1].sum() == len(groups)
         for first, count, place in walk.chunks:
+            flushes = walk.table[first : first + count, 2]
+            flushes = flushes[flushes > 0].tolist()
+            assert flushes == [STORE] + [ADD] * (len(flushes) - 1)
             part = groups[first : first + count]
             assert part.sum() * kind.group <= max(terms, kind.group)
             assert place == groups[:first].sum()
