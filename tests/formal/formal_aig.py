@@ -79,12 +79,19 @@ class Aig:
             return None
         if root == 1:
             return {**dict.fromkeys(free, 0), **fixed}
-        clauses = [f"{_dimacs(root)} 0"]
+        # Numbered densely: z3 pays for every variable below the highest.
+        number = {root >> 1: 1}
+
+        def dimacs(literal: int) -> int:
+            variable = number.setdefault(literal >> 1, len(number) + 1)
+            return -variable if literal & 1 else variable
+
+        clauses = [f"{dimacs(root)} 0"]
         for out, (x, y) in gates.items():
-            o, p, q = _dimacs(out), _dimacs(x), _dimacs(y)
+            o, p, q = dimacs(out), dimacs(x), dimacs(y)
             clauses += [f"{-o} {p} 0", f"{-o} {q} 0", f"{o} {-p} {-q} 0"]
         solver = z3.SolverFor("QF_FD")
-        solver.from_string("\n".join([f"p cnf {self.size} {len(clauses)}", *clauses, ""]))
+        solver.from_string("\n".join([f"p cnf {len(number)} {len(clauses)}", *clauses, ""]))
         verdict = solver.check()
         if verdict == z3.unsat:
             return None
@@ -93,7 +100,7 @@ class Aig:
         # DIMACS variables are numbered symbols: their printed name finds them, z3.Bool does not.
         model = solver.model()
         true = {str(name) for name in model.decls() if z3.is_true(model[name])}
-        values = {literal: int(f"k!{literal >> 1}" in true) for literal in free}
+        values = {literal: int(f"k!{number.get(literal >> 1, 0)}" in true) for literal in free}
         return {**values, **fixed}
 
     def evaluate(self, values: dict[int, int]) -> list[int]:
@@ -116,7 +123,3 @@ def _cone(root: int, gates: dict[int, tuple[int, int]]) -> dict[int, tuple[int, 
             found[out] = gates[out]
             open_ += [side & ~1 for side in gates[out]]
     return found
-
-
-def _dimacs(literal: int) -> int:
-    return -(literal >> 1) if literal & 1 else literal >> 1
