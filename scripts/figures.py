@@ -31,7 +31,6 @@ def main() -> int:
     picture = tables.svg("make sim", tables.run_table(result), tables.check_lines(result))
     (IMAGES / "sim.svg").write_text(picture, encoding="utf-8")
     drawn = {
-        "metric.png": pictures.metric_bars(result),
         "cycles.png": pictures.cycles_per_layer(result),
         "error.png": pictures.error_per_layer(result),
     }
