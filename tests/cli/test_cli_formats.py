@@ -1,9 +1,9 @@
 """``opennpe formats`` and the answers to a wrong command line."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from opennpe.cli.main import main
@@ -20,11 +20,14 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
     )
     best = float("inf")
     for _ in range(3):
-        begun = time.perf_counter()
+        # The processor's time: what else the machine does is not ours to answer for.
+        begun = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
-        best = min(best, time.perf_counter() - begun)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
+        best = min(best, spent)
         assert done.returncode == 0, done.stderr
         assert "sim" in done.stdout and "formats" in done.stdout
     assert best < 0.5

@@ -130,7 +130,9 @@ def test_ml_dtypes_agrees_on_every_code_and_on_rounding(name, theirs):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     fmt, dtype = formats.get(name), getattr(ml_dtypes, theirs)
     codes = np.arange(1 << fmt.bits).astype(fmt.dtype)
-    np.testing.assert_array_equal(codes.view(dtype).astype(np.float64), fmt.values)
+    with np.errstate(invalid="ignore"):  # some builds warn of the NaN codes they convert
+        reals = codes.view(dtype).astype(np.float64)
+    np.testing.assert_array_equal(reals, fmt.values)
     x = probes(fmt).astype(np.float32).astype(np.float64)
     x = x[np.abs(x) <= fmt.maxpos]
     mine = fmt.encode(x)
