@@ -40,6 +40,13 @@ def test_there_are_enough_mutants() -> None:
 
 
 @pytest.mark.fast
+def test_the_page_lists_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verification.md").read_text(encoding="utf-8")
+    rows = [f"| {mutant.name} | {mutant.breaks} |" for mutant in (*MUTANTS, CONTROL)]
+    assert [row for row in rows if row not in page] == []
+
+
+@pytest.mark.fast
 def test_a_mutant_that_no_longer_applies_says_so() -> None:
     lost = Mutant("lost", "nothing", "codec", "no such text", "")
     with pytest.raises(ValueError, match="expected one: mend its text"):
