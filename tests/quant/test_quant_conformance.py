@@ -29,7 +29,6 @@ def outcomes() -> list[conformance.Outcome]:
     return [conformance.run_case(case, both) for case in conformance.cases()]
 
 
-@pytest.mark.fast
 def test_a_simulator_that_is_off_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(c for c in conformance.cases() if c.name == "test_relu")
     right = sim.run
