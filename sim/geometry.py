@@ -79,11 +79,11 @@ class Geometry:
         return np.asarray((self.taps[:, None] + np.arange(self.channels)).reshape(-1))
 
     @cached_property
-    def runs(self) -> list[tuple[int, int]]:
+    def runs(self) -> tuple[tuple[int, int], ...]:
         """(offset, length) of the stretches of K that lie side by side in memory, group 0."""
         beside = self.groups == 1 and (self.dilations[2] == 1 or self.kernel[2] == 1)
         together = self.kernel[2] if beside else 1
-        return [(int(at), together * self.channels) for at in self.taps[::together]]
+        return tuple((int(at), together * self.channels) for at in self.taps[::together])
 
 
 def matrix(depth: int) -> Geometry:

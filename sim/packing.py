@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,9 @@ class Segments:
     groups: int
 
 
+@lru_cache(maxsize=1024)
 def segments(
-    runs: list[tuple[int, int]], kind: Kind, terms: int, flush: int = FLUSH_GROUPS
+    runs: tuple[tuple[int, int], ...], kind: Kind, terms: int, flush: int = FLUSH_GROUPS
 ) -> Segments:
     """Cut runs of K into segments.
 

@@ -125,7 +125,7 @@ def test_every_instruction_set_gives_the_same_sums(isa):
             left = np.zeros(a.size + packing.SLACK, dtype=dtypes[0])
             left[: a.size] = a.reshape(-1)
             panels = packing.pack_panels(b.astype(dtypes[1]), kind.group, kernel.nr)
-            walk = packing.segments([(0, depth)], kind, 1 << 30)
+            walk = packing.segments(((0, depth),), kind, 1 << 30)
             sums = _sums(kernel, left, depth, rows, walk, panels)
             np.testing.assert_array_equal(sums[:rows, :21], a @ b)
 
@@ -316,10 +316,10 @@ def test_biases_enter_the_grid_as_golden_has_it():
 @pytest.mark.fast
 def test_segments_cover_k_once_and_flush_in_time():
     for name, runs, terms in (
-        ("u8", [(0, 1000), (4000, 3)], 1 << 30),
-        ("i16", [(0, 64)] * 9, 127),
-        ("u8", [(8 * i, 5) for i in range(40)], 33),
-        ("f64", [(0, 70_000)], 1 << 15),
+        ("u8", ((0, 1000), (4000, 3)), 1 << 30),
+        ("i16", ((0, 64),) * 9, 127),
+        ("u8", tuple((8 * i, 5) for i in range(40)), 33),
+        ("f64", ((0, 70_000),), 1 << 15),
     ):
         kind = KINDS[name]
         walk = packing.segments(runs, kind, terms)
