@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,15 @@ def _narrow(marker, flat, bases, taps, weights, span, places, out, e):  # type: 
 
 @kernel()
 def _narrow_steps(marker, flat, bases, taps, weights, span, places, out, s):  # type: ignore[no-untyped-def]
-    """int32 sums that become 4-bit codes."""
+    """int32 sums that become 4-bit codes; ``s`` repeats for each of the places."""
     channels = out.shape[1]
-    held = np.empty(places * channels + LANES, np.int32)
-    sums = held[: places * channels].reshape(places, channels)
+    held, codes = np.empty(places * channels + LANES, np.int32), out.reshape(-1)
     for first in range(span[0], span[1], places):
         count = min(places, span[1] - first)
         _sum_places(marker, flat, bases[first : first + count], taps, weights, held, channels)
-        steps.finish(sums[:count], out, first, 0, channels, s)
+        size = count * channels
+        line = codes[first * channels : first * channels + size].reshape(1, size)
+        steps.finish(held[:size].reshape(1, size), line, 0, 0, size, s)
 
 
 @kernel()
@@ -118,11 +120,17 @@ def multiply(
     return _by_quire(codes, weights, held, shape, job, out)
 
 
+@lru_cache(maxsize=256)
+def _left_table(held: Operands, dtype: type) -> NDArray[Any]:
+    return _signed(held)[0].astype(dtype)
+
+
 def _signed(held: Operands) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both sides' integers without the offset of unsigned bytes."""
     return held.left.astype(np.float64) - held.offset, held.right.astype(np.float64)
 
 
+@lru_cache(maxsize=256)
 def _largest_product(held: Operands) -> int:
     return math.prod(int(np.abs(side).max()) for side in _signed(held))
 
@@ -148,20 +156,21 @@ def _by_lines(
     rounding = job.rounding(None, terms)
     if rounding is None:
         return None
-    image = _image(codes, _signed(held)[0].astype(dtype), shape)
+    image = _image(codes, _left_table(held, dtype), shape)
     flat, bases = image.reshape(-1), _bases(image, shape)
     places = max(1, min(RUN // weights.shape[1], shape.out[2]))
     key = ("depthwise", dtype, places)
     if key not in job.held:
-        job.held[key] = _weights(weights, held, shape, places, dtype)
-    values, taps = job.held[key]
+        repeated = None if rounding.steps is None else steps.repeat(rounding.steps, places)
+        job.held[key] = (*_weights(weights, held, shape, places, dtype), repeated)
+    values, taps, repeated = job.held[key]
     marker = micro("i16", cpu.host()).marker
 
     def one(span: tuple[int, ...]) -> None:
         if dtype is np.float64:
             _float(flat, bases, taps, values, span, out, rounding.general)
-        elif rounding.steps is not None:
-            _narrow_steps(marker, flat, bases, taps, values, span, places, out, rounding.steps)
+        elif repeated is not None:
+            _narrow_steps(marker, flat, bases, taps, values, span, places, out, repeated)
         else:
             _narrow(marker, flat, bases, taps, values, span, places, out, rounding.general)
 

@@ -20,11 +20,12 @@ from opennpe.sim.words import (
     bit_or,
     bit_xor,
     greater_mask,
+    larger,
     shift_signed,
     subtract,
 )
 
-__all__ = ["Steps", "finish", "make"]
+__all__ = ["Steps", "finish", "make", "repeat"]
 
 I32 = np.int32
 TOP = (1 << 31) - 1
@@ -87,6 +88,13 @@ def make(
     return Steps(below, offset.astype(np.int32), floor, sign)
 
 
+def repeat(steps: Steps, times: int) -> Steps:
+    """The steps of ``times`` rows side by side, for rows too short for vectors."""
+    return steps._replace(
+        below=np.tile(steps.below, (1, times)), offset=np.tile(steps.offset, times)
+    )
+
+
 @kernel()
 def finish(sums, out, row, column, columns, steps):  # type: ignore[no-untyped-def]
     """Codes of a block of sums (rows, at least columns) into ``out[row:, column:]``."""
@@ -94,27 +102,13 @@ def finish(sums, out, row, column, columns, steps):  # type: ignore[no-untyped-d
     a, b = steps.below[0, column:][:columns], steps.below[1, column:][:columns]
     c, d = steps.below[2, column:][:columns], steps.below[3, column:][:columns]
     e, f = steps.below[4, column:][:columns], steps.below[5, column:][:columns]
-    g, bit = steps.below[6, column:][:columns], I32(steps.sign_bit)
+    g, floor, bit = steps.below[6, column:][:columns], I32(steps.floor), I32(steps.sign_bit)
     flip = I32(-1 if steps.sign_bit == 0 else 0)
     for i in range(sums.shape[0]):
         held = sums[i]
         codes = out[row + i, column : column + columns]
-        if steps.floor == 0:
-            # What a relu clips is below every step: no sign to mind.
-            for j in range(columns):
-                kept = add(held[j], offset[j])
-                low = add(
-                    add(greater_mask(kept, a[j]), greater_mask(kept, b[j])),
-                    add(greater_mask(kept, c[j]), greater_mask(kept, d[j])),
-                )
-                high = add(
-                    add(greater_mask(kept, e[j]), greater_mask(kept, f[j])),
-                    greater_mask(kept, g[j]),
-                )
-                codes[j] = subtract(I32(0), add(low, high))
-            continue
         for j in range(columns):
-            kept = add(held[j], offset[j])
+            kept = larger(add(held[j], offset[j]), floor)
             sign = shift_signed(kept, I32(31))
             size = subtract(bit_xor(kept, sign), sign)
             low = add(
