@@ -141,7 +141,7 @@ def _sums(kernel, left, depth, rows, walk, panels):
     return sums
 
 
-def test_a_machine_without_our_vector_code_gives_the_same_codes():
+def test_a_machine_without_our_vector_code_gives_the_same_codes(tmp_path):
     rng = np.random.default_rng(3)
     script = (
         "import numpy as np; from opennpe import sim; from opennpe.sim import cpu;"
@@ -151,13 +151,14 @@ def test_a_machine_without_our_vector_code_gives_the_same_codes():
     )
     held = {n + s: codes(n, (9, 9), rng) for n in ENGINE for s in "ab"}
     expected = str([matmul(n, held[n + "a"], held[n + "b"], -3).tolist() for n in ENGINE])
-    path = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"plain-{os.getpid()}.npz")
+    path = tmp_path / "codes.npz"
     np.savez(path, **held)
-    try:
-        done = subprocess.run([sys.executable, "-c", script % path], capture_output=True, text=True,
-                              env={**os.environ, "OPENNPE_ISA": "plain"})  # fmt: skip
-    finally:
-        os.unlink(path)
+    done = subprocess.run(
+        [sys.executable, "-c", script % str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OPENNPE_ISA": "plain"},
+    )
     assert done.stdout.strip() == expected, done.stderr[-2000:]
 
 
