@@ -111,7 +111,7 @@ def multiply(
     if DISABLED or job.force == "golden":
         return None
     taps = len(weights)
-    terms = taps * _largest_product(held)
+    terms = taps * math.prod(_largest_values(held))
     narrow = terms <= INT32 and held.kind != "f64" and job.force == ""
     if narrow:
         return _by_lines(codes, weights, held, shape, job, out, np.int16, terms)
@@ -131,8 +131,9 @@ def _signed(held: Operands) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 @lru_cache(maxsize=256)
-def _largest_product(held: Operands) -> int:
-    return math.prod(int(np.abs(side).max()) for side in _signed(held))
+def _largest_values(held: Operands) -> tuple[int, ...]:
+    """Largest magnitude of either side."""
+    return tuple(int(np.abs(side).max()) for side in _signed(held))
 
 
 def _image(codes: NDArray[Any], table: NDArray[Any], shape: Geometry) -> NDArray[Any]:
@@ -198,20 +199,16 @@ def _by_quire(
     job: affine.Job,
     out: NDArray[Any],
 ) -> str | None:
-    sides = _signed(held)
-    total = len(weights) * _largest_product(held) + largest(job.biases)
-    if max(np.abs(side).max() for side in sides) >= 2.0**62 or total.bit_length() > 127:
+    total = len(weights) * math.prod(_largest_values(held)) + largest(job.biases)
+    if max(_largest_values(held)) >= 1 << 62 or total.bit_length() > 127:
         return None
     rounding = job.unbiased()
     if rounding is None:
         return None
-    left, right = (side.astype(np.int64) for side in sides)
-    image, values = _image(codes, left, shape), right[weights]
-    offsets = 8 * np.concatenate([shape.taps, np.arange(len(weights)) * weights.shape[1]])
-    mask = (1 << 64) - 1
-    halves = [[int(b) & mask for b in job.biases], [int(b) >> 64 for b in job.biases]]
-    bias = np.stack([np.array(halves[0], dtype=np.uint64).view(np.int64),
-                     np.array(halves[1], dtype=np.int64)])  # fmt: skip
+    if "quire" not in job.held:
+        job.held["quire"] = _quire_weights(weights, held, shape, job)
+    values, offsets, bias = job.held["quire"]
+    image = _image(codes, _left_table(held, np.int64), shape)
     flat, bases = image.reshape(-1), _bases(image, shape)
 
     def one(span: tuple[int, ...]) -> None:
@@ -219,6 +216,18 @@ def _by_quire(
 
     gemm.run_spans(one, _spans(len(out), weights.size, job.threads))
     return "depthwise quire"
+
+
+def _quire_weights(
+    weights: NDArray[Any], held: Operands, shape: Geometry, job: affine.Job
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Weights, byte offsets of both sides, and the biases' halves, as the kernel reads them."""
+    offsets = 8 * np.concatenate([shape.taps, np.arange(len(weights)) * weights.shape[1]])
+    mask = (1 << 64) - 1
+    halves = [[int(b) & mask for b in job.biases], [int(b) >> 64 for b in job.biases]]
+    low = np.array(halves[0], dtype=np.uint64).view(np.int64)
+    bias = np.stack([low, np.array(halves[1], dtype=np.int64)])
+    return _signed(held)[1].astype(np.int64)[weights], offsets, bias
 
 
 def _spans(rows: int, width: int, threads: int) -> list[tuple[int, ...]]:

@@ -112,9 +112,13 @@ class Right:
         )
 
     def tail(self, threshold: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Flat positions and values of the elements below a threshold."""
-        at = wide.tail_indices(self.codes, self.place, threshold, self.side.below(threshold))
-        return at, self.operands.right[self.codes.reshape(-1)[at]].astype(np.float64)
+        """Flat positions and values of the elements below a threshold; the last are remembered."""
+        held = self.__dict__.get("_tail")
+        if held is None or held[0] != threshold:
+            at = wide.tail_indices(self.codes, self.place, threshold, self.side.below(threshold))
+            values = self.operands.right[self.codes.reshape(-1)[at]].astype(np.float64)
+            held = self.__dict__["_tail"] = (threshold, at, values)
+        return held[1], held[2]
 
     def kept(self, threshold: int) -> Panels:
         """Panels without the tail below a threshold; the last one packed is remembered."""
