@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 from opennpe.golden.errors import SpecError
-from opennpe.golden.spec import ArraySpec, CoprocessorSpec, EngineSpec, MacSpec
+from opennpe.golden.spec import ArraySpec, CoprocessorSpec, EngineSpec, MacSpec, MemorySpec
 
-__all__ = ["CATALOG", "EDGE_1X1", "EDGE_4X4", "EDGE_8X8", "EDGE_16X16", "STRICT_4X4", "get"]
+__all__ = [
+    "CATALOG",
+    "EDGE_1X1",
+    "EDGE_2X2",
+    "EDGE_4X4",
+    "EDGE_8X8",
+    "EDGE_16X16",
+    "STRICT_4X4",
+    "get",
+]
 
 EDGE_1X1 = CoprocessorSpec("EDGE_1X1", ArraySpec(rows=1, columns=1))
-"""One engine, for iCE40-class devices and for reading waveforms. supported"""
+"""One engine, for iCE40-class devices and for reading waveforms; no co-processor. supported"""
 
-EDGE_4X4 = CoprocessorSpec("EDGE_4X4", ArraySpec(rows=4, columns=4))
-"""The default: small networks at the edge. supported"""
+EDGE_2X2 = CoprocessorSpec(
+    "EDGE_2X2",
+    ArraySpec(rows=2, columns=2),
+    MemorySpec(bus_bits=32, buffer_lines=32768, operand_lines=2048),
+)
+"""The smallest co-processor: 128 KiB of buffer, 8 KiB a row, 32 KiB of weights. supported"""
+
+EDGE_4X4 = CoprocessorSpec(
+    "EDGE_4X4", ArraySpec(rows=4, columns=4), MemorySpec(buffer_lines=16384, operand_lines=2048)
+)
+"""The default: 128 KiB of buffer, 16 KiB a row, 64 KiB of weights. supported"""
 
 EDGE_8X8 = CoprocessorSpec("EDGE_8X8", ArraySpec(rows=8, columns=8))
-"""The shape the utilisation figures are quoted for. supported"""
+"""The shape the utilisation figures are quoted for: 128 KiB of buffer, 16 KiB a row, 128 KiB of
+weights. supported"""
 
-EDGE_16X16 = CoprocessorSpec("EDGE_16X16", ArraySpec(rows=16, columns=16))
-"""The largest array of the co-processor. experimental"""
+EDGE_16X16 = CoprocessorSpec(
+    "EDGE_16X16",
+    ArraySpec(rows=16, columns=16),
+    MemorySpec(bus_bits=128),
+)
+"""The largest array of the co-processor: 256 KiB of buffer, 32 KiB a row. experimental"""
 
 STRICT_4X4 = CoprocessorSpec(
-    "STRICT_4X4", ArraySpec(EngineSpec(MacSpec(underflow="minpos")), rows=4, columns=4)
+    "STRICT_4X4",
+    ArraySpec(EngineSpec(MacSpec(underflow="minpos")), rows=4, columns=4),
+    MemorySpec(buffer_lines=16384, operand_lines=2048),
 )
 """EDGE_4X4 with the posit standard's underflow rule. supported"""
 
-CATALOG = {spec.name: spec for spec in (EDGE_1X1, EDGE_4X4, EDGE_8X8, EDGE_16X16, STRICT_4X4)}
+CATALOG = {spec.name: spec for spec in (
+        EDGE_1X1,
+        EDGE_2X2,
+        EDGE_4X4,
+        EDGE_8X8,
+        EDGE_16X16,
+        STRICT_4X4,
+    )
+}
 
 
 def get(name: str) -> CoprocessorSpec:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 __all__ = [
     "AccumulatorError",
+    "CompileError",
     "DataError",
+    "DeviceError",
     "FormatError",
     "ModelError",
     "NetworkError",
     "OpenNPEError",
     "PolicyError",
+    "ProgramError",
     "SpecError",
     "ToolError",
 ]
@@ -49,3 +52,15 @@ class PolicyError(OpenNPEError):
 
 class ToolError(OpenNPEError):
     """An external tool is missing or failed; the message names the cure."""
+
+
+class ProgramError(OpenNPEError):
+    """A program or one of its commands is malformed, or made for another co-processor."""
+
+
+class CompileError(OpenNPEError):
+    """A network cannot be mapped onto a co-processor; the message names the layer."""
+
+
+class DeviceError(OpenNPEError):
+    """The co-processor stopped with an error; the message gives its cause."""

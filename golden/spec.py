@@ -13,7 +13,7 @@ from opennpe.golden.errors import SpecError
 from opennpe.golden.formats import ENGINE_FORMATS, Underflow, check_underflow, get
 from opennpe.golden.mac import GROUP_BITS, max_terms, operand_format
 
-__all__ = ["ArraySpec", "CoprocessorSpec", "EngineSpec", "MacSpec"]
+__all__ = ["ArraySpec", "CoprocessorSpec", "EngineSpec", "MacSpec", "MemorySpec"]
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,58 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
+class MemorySpec:
+    """The co-processor's memories and its bus. A line is a 16-bit word a column of the array.
+
+    Attributes:
+        bus_bits: width of the AXI4 data channels; at most a line.
+        burst_beats: longest AXI burst.
+        bursts_in_flight: read bursts asked for and not yet finished.
+        buffer_lines: the shared buffer, where tensors live.
+        operand_lines: each row's operand memory, a ring; a power of two.
+        weight_lines: the columns' weight memory, a ring; a power of two.
+        parameter_tiles: channel tiles whose biases and shifts are held; a power of two.
+        command_units: command memory in units of 32 bytes; a power of two, refilled by halves.
+        queue: commands waiting a unit, beside the one that runs.
+    """
+
+    bus_bits: int = 64
+    burst_beats: int = 16
+    bursts_in_flight: int = 8
+    buffer_lines: int = 8192
+    operand_lines: int = 1024
+    weight_lines: int = 8192
+    parameter_tiles: int = 64
+    command_units: int = 64
+    queue: int = 4
+
+    def __post_init__(self) -> None:
+        powers = ("bus_bits", "burst_beats", "bursts_in_flight", "operand_lines", "weight_lines")
+        for name in (*powers, "parameter_tiles", "command_units"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise SpecError(f"{name} is a power of two, got {value}")
+        for name, low, high in (
+            ("bus_bits", 32, 256),
+            ("burst_beats", 1, 256),
+            ("buffer_lines", 16, 1 << 20),
+            ("operand_lines", 4, 1 << 12),
+            ("weight_lines", 4, 1 << 16),
+            ("parameter_tiles", 2, 1 << 10),
+            ("command_units", 16, 1 << 12),
+            ("queue", 1, 16),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise SpecError(f"{name} lies in {low}..{high}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class CoprocessorSpec:
-    """An array with its memories: what ``opennpe sim`` simulates."""
+    """An array with its memories and its bus: what ``opennpe sim`` and ``opennpe run`` take."""
 
     name: str = "custom"
     array: ArraySpec = field(default_factory=ArraySpec)
+    memory: MemorySpec = field(default_factory=MemorySpec)
 
     @property
     def engine(self) -> EngineSpec:
@@ -141,3 +188,44 @@ class CoprocessorSpec:
     def max_terms(self, a: str, b: str | None = None) -> int:
         """Products one lane's accumulator is sure to hold."""
         return self.engine.max_terms(a, b)
+
+    @property
+    def line_words(self) -> int:
+        """16-bit words in a line: one a column."""
+        return self.array.columns
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes in a line."""
+        return self.line_words * self.engine.word_bits // 8
+
+    @property
+    def beats_per_line(self) -> int:
+        """Bus beats that carry a line."""
+        return 8 * self.line_bytes // self.memory.bus_bits
+
+    def check_coprocessor(self) -> None:
+        """Refuse what the co-processor has no gates for.
+
+        Raises:
+            SpecError: an array or a bus it does not take.
+        """
+        rows, columns = self.array.rows, self.array.columns
+        if not 2 <= rows <= 16 or columns not in (2, 4, 8, 16):
+            raise SpecError(
+                f"the co-processor takes 2 to 16 rows by 2, 4, 8 or 16 columns, got {rows} by "
+                f"{columns}: choose another spec"
+            )
+        if self.engine.word_bits != 16 or self.mac.accumulator != "exact":
+            raise SpecError("the co-processor takes 16-bit words and an exact accumulator")
+        if self.memory.bus_bits > 8 * self.line_bytes:
+            raise SpecError(
+                f"a bus is at most a line wide: {self.memory.bus_bits} bits of bus, "
+                f"{8 * self.line_bytes} bits of line"
+            )
+        if self.memory.command_units * UNIT_BYTES % (2 * self.line_bytes):
+            raise SpecError("half the command memory is a whole number of lines")
+
+
+UNIT_BYTES = 32
+"""Bytes that commands are counted in."""
