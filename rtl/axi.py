@@ -1,0 +1,143 @@
+"""AXI4 and AXI4-Lite as the co-processor speaks them, and commands as they cross its units.
+
+Members carry the AXI names in lower case, so that a top with ``bus: Out(master_signature(spec))``
+has ports ``bus__awaddr`` and so on: the names that cocotbext-axi finds by the prefix ``bus_``.
+
+Source: AMBA AXI and ACE Protocol Specification, ARM IHI 0022H, chapters A2, A3 and B1.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from opennpe.golden.commands import FIELDS, SIGNED
+from opennpe.golden.registers import CAUSES, WINDOW_BYTES
+from opennpe.golden.spec import CoprocessorSpec
+
+__all__ = [
+    "ADDRESS_BITS",
+    "BOUNDARY_BYTES",
+    "BURST_INCR",
+    "CAUSE",
+    "LINE_BITS",
+    "OKAY",
+    "SLVERR",
+    "burst_beats",
+    "command_layout",
+    "lite_signature",
+    "master_signature",
+    "read_signature",
+    "write_signature",
+]
+
+ADDRESS_BITS = 32
+BOUNDARY_BYTES = 4096
+"""No burst crosses a multiple of it (A3.4.1)."""
+BURST_INCR = 1
+OKAY, SLVERR = 0, 2
+LINE_BITS = dict(FIELDS["load"])["line"]
+"""Of a line's number, in any memory."""
+CAUSE = {text: index for index, text in enumerate(CAUSES)}
+"""Index of each cause of an error."""
+
+
+def command_layout(op: str) -> data.StructLayout:
+    """Fields of a command, the lowest bit first, as ``golden.commands`` packs them.
+
+    Raises:
+        KeyError: no such command.
+    """
+    return data.StructLayout(
+        {name: signed(bits) if name in SIGNED else unsigned(bits) for name, bits in FIELDS[op]}
+    )
+
+
+def burst_beats(spec: CoprocessorSpec) -> int:
+    """Beats of the longest burst: the spec's, or what fits below the boundary, if less."""
+    return min(spec.memory.burst_beats, BOUNDARY_BYTES * 8 // spec.memory.bus_bits)
+
+
+def _address(prefix: str) -> dict[str, wiring.Member]:
+    """An address channel, AW or AR."""
+    widths = {
+        "id": 1,  # constant 0: everything stays in order
+        "addr": ADDRESS_BITS,
+        "len": 8,
+        "size": 3,
+        "burst": 2,
+        "lock": 1,
+        "cache": 4,
+        "prot": 3,
+        "qos": 4,
+        "valid": 1,
+    }
+    members = {f"{prefix}{name}": Out(width) for name, width in widths.items()}
+    return members | {f"{prefix}ready": In(1)}
+
+
+def write_signature(spec: CoprocessorSpec) -> wiring.Signature:
+    """The channels AW, W and B of a master."""
+    bits = spec.memory.bus_bits
+    return wiring.Signature(
+        {
+            **_address("aw"),
+            "wdata": Out(bits),
+            "wstrb": Out(bits // 8),
+            "wlast": Out(1),
+            "wvalid": Out(1),
+            "wready": In(1),
+            "bid": In(1),
+            "bresp": In(2),
+            "bvalid": In(1),
+            "bready": Out(1),
+        }
+    )
+
+
+def read_signature(spec: CoprocessorSpec) -> wiring.Signature:
+    """The channels AR and R of a master."""
+    return wiring.Signature(
+        {
+            **_address("ar"),
+            "rid": In(1),
+            "rdata": In(spec.memory.bus_bits),
+            "rresp": In(2),
+            "rlast": In(1),
+            "rvalid": In(1),
+            "rready": Out(1),
+        }
+    )
+
+
+def master_signature(spec: CoprocessorSpec) -> wiring.Signature:
+    """All five channels of an AXI4 master with the spec's bus."""
+    return wiring.Signature({**write_signature(spec).members, **read_signature(spec).members})
+
+
+def lite_signature() -> wiring.Signature:
+    """AXI4-Lite of 32 bits over the registers' window, as its master sees it (a slave is In)."""
+    address = (WINDOW_BYTES - 1).bit_length()
+    return wiring.Signature(
+        {
+            "awaddr": Out(address),
+            "awprot": Out(3),
+            "awvalid": Out(1),
+            "awready": In(1),
+            "wdata": Out(32),
+            "wstrb": Out(4),
+            "wvalid": Out(1),
+            "wready": In(1),
+            "bresp": In(2),
+            "bvalid": In(1),
+            "bready": Out(1),
+            "araddr": Out(address),
+            "arprot": Out(3),
+            "arvalid": Out(1),
+            "arready": In(1),
+            "rdata": In(32),
+            "rresp": In(2),
+            "rvalid": In(1),
+            "rready": Out(1),
+        }
+    )
