@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,12 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from opennpe.golden import formats
 from opennpe.golden.errors import DataError, ToolError
 from opennpe.golden.spec import CoprocessorSpec, EngineSpec
-from opennpe.rtl import ports, tools
+from opennpe.rtl import ports, verilated
 from opennpe.rtl.verilog import TOP, verilog
 
-__all__ = ["Replayer", "Run", "TileCase", "cache_folder"]
+__all__ = ["Replayer", "Run", "TileCase"]
 
-FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint")
 HARNESS = Path(__file__).with_name("replay.cpp")
 FAILURES = {
     1: "fell silent before all results were out",
@@ -76,7 +71,7 @@ class Run:
 
 
 class Replayer:
-    """The engine of a spec, built once, kept in the user's cache; see :func:`cache_folder`.
+    """The engine of a spec, built once, kept in the user's cache: :mod:`opennpe.rtl.verilated`.
 
     Args:
         spec: whose engine.
@@ -266,15 +261,6 @@ class Replayer:
             )
 
 
-def cache_folder() -> Path:
-    """Where built engines are kept: ``OPENNPE_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("OPENNPE_CACHE")
-    if chosen:
-        return Path(chosen) / "rtl"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "opennpe" / "rtl"
-
-
 def _layout(spec: EngineSpec) -> str:
     """The C++ constants that describe the ports."""
     word, result = ports.word_layout(spec), ports.result_layout(spec)
@@ -300,48 +286,5 @@ def _layout(spec: EngineSpec) -> str:
 def _build(spec: EngineSpec, text: str | None) -> Path:
     """The shared library, from the cache if it is there."""
     source = verilog(spec) if text is None else text
-    layout, harness = _layout(spec), HARNESS.read_text()
-    key = hashlib.sha256()
-    for part in (source, layout, harness, " ".join(FLAGS), tools.versions()):
-        key.update(hashlib.sha256(part.encode()).digest())
-    target = _cache() / f"{key.hexdigest()[:32]}.so"
-    if target.is_file():
-        return target
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as name:
-        folder = Path(name)
-        (folder / f"{TOP}.v").write_text(source)
-        (folder / "layout.h").write_text(layout)
-        (folder / HARNESS.name).write_text(harness)
-        _verilate(folder)
-        os.replace(folder / "replay.so", target)
-    return target
-
-
-def _cache() -> Path:
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    # A cache that cannot be written costs a build, not the run.
-    temporary = tempfile.mkdtemp(prefix="opennpe-rtl-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return Path(temporary)
-
-
-def _verilate(folder: Path) -> None:
-    tools.run(
-        [
-            tools.verilator(),
-            *("--cc", "--exe", "--build", "-j", "2", "--top-module", TOP),
-            *FLAGS,
-            *("--Mdir", str(folder / "obj"), "-o", str(folder / "replay.so")),
-            *("-CFLAGS", f"-O3 -fPIC -fvisibility=hidden -I{folder}", "-LDFLAGS", "-shared"),
-            str(folder / f"{TOP}.v"),
-            str(folder / HARNESS.name),
-        ],
-        folder=folder,
-        environment=tools.build_environment(),
-    )
+    sources = {f"{TOP}.v": source, "layout.h": _layout(spec), HARNESS.name: HARNESS.read_text()}
+    return verilated.library(TOP, sources)

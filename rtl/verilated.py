@@ -1,0 +1,92 @@
+"""Verilated designs as shared libraries, built once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from opennpe.rtl import tools
+
+__all__ = ["FLAGS", "JOBS", "cache_folder", "library"]
+
+FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint")
+"""Verilator's options for speed; Amaranth's Verilog is full of what its lint complains of."""
+JOBS = 2
+"""Compilers at once: more would not fit the memory of small machines."""
+COMPILER_FLAGS = "-O3 -fPIC -fvisibility=hidden"
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: ``OPENNPE_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("OPENNPE_CACHE")
+    if chosen:
+        return Path(chosen) / "rtl"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "opennpe" / "rtl"
+
+
+def library(
+    top: str, sources: Mapping[str, str], flags: Sequence[str] = (), link: Sequence[str] = ()
+) -> Path:
+    """The shared library of a Verilated module and a harness, from the cache if it is there.
+
+    A library is known by a hash of all that goes into it, and appears whole or not at all.
+
+    Args:
+        top: the top module.
+        sources: text by file name: Verilog (``.v``), C++ to compile (``.cpp``), headers (``.h``).
+        flags: Verilator's, beside :data:`FLAGS`.
+        link: the linker's.
+
+    Raises:
+        ToolError: Verilator or the compiler is missing, or the build failed.
+    """
+    options = [*FLAGS, *flags, "-CFLAGS", COMPILER_FLAGS, "-LDFLAGS", " ".join(["-shared", *link])]
+    parts = [top, *(part for item in sorted(sources.items()) for part in item), *options]
+    key = hashlib.sha256()
+    for part in (*parts, tools.versions()):
+        key.update(hashlib.sha256(part.encode()).digest())
+    target = _cache() / f"{key.hexdigest()[:32]}.so"
+    if target.is_file():
+        return target
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as name:
+        folder = Path(name)
+        for file, text in sources.items():
+            (folder / file).write_text(text)
+        _verilate(folder, top, [name for name in sources if not name.endswith(".h")], options)
+        os.replace(folder / "library.so", target)
+    return target
+
+
+def _cache() -> Path:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    # A cache that cannot be written costs a build, not the run.
+    temporary = tempfile.mkdtemp(prefix="opennpe-rtl-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(temporary)
+
+
+def _verilate(folder: Path, top: str, files: Sequence[str], options: Sequence[str]) -> None:
+    tools.run(
+        [
+            tools.verilator(),
+            *("--cc", "--exe", "--build", "-j", str(JOBS), "--top-module", top),
+            *options,
+            *("--Mdir", str(folder / "obj"), "-o", str(folder / "library.so")),
+            *("-CFLAGS", f"-I{folder}"),
+            *(str(folder / file) for file in files),
+        ],
+        folder=folder,
+        environment=tools.build_environment(),
+    )
