@@ -20,6 +20,7 @@ __all__ = [
     "BOUNDARY_BYTES",
     "BURST_INCR",
     "CAUSE",
+    "CAUSE_BITS",
     "LINE_BITS",
     "OKAY",
     "SLVERR",
@@ -40,6 +41,7 @@ LINE_BITS = dict(FIELDS["load"])["line"]
 """Of a line's number, in any memory."""
 CAUSE = {text: index for index, text in enumerate(CAUSES)}
 """Index of each cause of an error."""
+CAUSE_BITS = (len(CAUSES) - 1).bit_length()
 
 
 def command_layout(op: str) -> data.StructLayout:
