@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from opennpe.golden.errors import DataError
 from opennpe.golden.spec import CoprocessorSpec
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "VERSION",
     "WINDOW_BYTES",
     "Counters",
+    "MemorySettings",
     "capabilities",
 ]
 
@@ -78,6 +80,31 @@ class Counters:
     write_stalls: int = 0
     beats_read: int = 0
     beats_written: int = 0
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How fast the memory outside answers, in cycles of the bus; each is at least 1.
+
+    AR and AW are accepted at once. The first beat of a read burst accepted in cycle t is offered
+    from t + ``read_latency`` on, in order; the beat after one taken in cycle u from u +
+    ``read_interval`` on. A written beat is taken from ``write_interval`` cycles after the one
+    before on; the answer is offered from ``write_latency`` cycles after a burst's last beat on,
+    one a cycle.
+
+    Raises:
+        DataError: a setting below 1.
+    """
+
+    read_latency: int = 20
+    read_interval: int = 1
+    write_latency: int = 20
+    write_interval: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise DataError(f"{name} of the memory is at least 1 cycle, got {value}")
 
 
 def capabilities(spec: CoprocessorSpec) -> dict[str, int]:

@@ -76,6 +76,8 @@ class Engine(wiring.Component):
         SpecError: a spec that these gates do not implement.
     """
 
+    module_name = "engine"
+
     def __init__(self, spec: EngineSpec) -> None:
         ports.check_spec(spec)
         self.spec = spec

@@ -7,14 +7,18 @@ a block keeps the names of its signature, so a design becomes Verilog block by b
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import Fragment, Instance, Module, Value
+from amaranth.hdl import ClockSignal, Fragment, Instance, Module, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 __all__ = ["Blocks", "place"]
+
+CLOCKED = re.compile(r"^\s*wire width 1 input \d+ \\clk$", re.MULTILINE)
+"""In the RTLIL of a block that has registers, and so a clock and a reset."""
 
 
 class Blocks:
@@ -40,7 +44,9 @@ class Blocks:
         else:
             self.texts[name] = ""
             self.texts[name] = rtlil.convert(block, name=name, platform=self, emit_src=False)
-        ports = {}
+        ports: dict[str, Value] = {}
+        if CLOCKED.search(self.texts[name]):
+            ports = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
         for path, member, value in block.signature.flatten(block):
             port = "__".join(map(str, path))
             wire = Value.cast(value)
@@ -52,5 +58,8 @@ class Blocks:
 
 
 def place(m: Module, platform: Any, name: str, block: wiring.Component) -> None:
-    """Make a combinational block a submodule: its gates, or an instance of its module."""
+    """Make a block a submodule: its gates, or an instance of its module.
+
+    Its registers, if it has any, belong to the domain "sync".
+    """
     m.submodules[name] = platform.instance(block, name) if isinstance(platform, Blocks) else block

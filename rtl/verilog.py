@@ -14,7 +14,7 @@ from typing import Any
 
 from amaranth.back import rtlil
 from amaranth.hdl import Shape
-from amaranth.lib import data
+from amaranth.lib import data, wiring
 from opennpe.golden import formats
 from opennpe.golden.errors import ToolError
 from opennpe.golden.mac import grid_exponent
@@ -23,7 +23,7 @@ from opennpe.rtl import ports
 from opennpe.rtl.engine import Engine
 from opennpe.rtl.hierarchy import Blocks
 
-__all__ = ["MANIFEST", "SCHEMA", "TOP", "emit", "manifest", "verilog"]
+__all__ = ["MANIFEST", "PREFIX", "SCHEMA", "TOP", "convert", "emit", "manifest", "verilog"]
 
 PREFIX = "opennpe"
 TOP = f"{PREFIX}_engine"
@@ -38,8 +38,17 @@ def verilog(spec: EngineSpec, top: str = TOP) -> str:
         ToolError: pyosys is not installed, or refuses.
     """
     ports.check_spec(spec)
+    return convert(Engine(spec), top)
+
+
+def convert(design: wiring.Component, top: str) -> str:
+    """A design as Verilog text: module ``top`` and one module a block that it places.
+
+    Raises:
+        ToolError: pyosys is not installed, or refuses.
+    """
     blocks = Blocks(PREFIX)
-    texts = {top: rtlil.convert(Engine(spec), name=top, platform=blocks, emit_src=False)}
+    texts = {top: rtlil.convert(design, name=top, platform=blocks, emit_src=False)}
     texts.update(blocks.texts)
     with tempfile.TemporaryDirectory(prefix="opennpe-") as folder:
         target = Path(folder, "top.v")
