@@ -49,7 +49,9 @@ STRICT_4X4 = CoprocessorSpec(
 )
 """EDGE_4X4 with the posit standard's underflow rule. supported"""
 
-CATALOG = {spec.name: spec for spec in (
+CATALOG = {
+    spec.name: spec
+    for spec in (
         EDGE_1X1,
         EDGE_2X2,
         EDGE_4X4,

@@ -151,9 +151,7 @@ class Command:
             bits = widths[name]
             low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if name in SIGNED else (0, 1 << bits)
             if not low <= value < high:
-                raise ProgramError(
-                    f"{name} of {self.op} lies in {low}..{high - 1}, got {value}"
-                )
+                raise ProgramError(f"{name} of {self.op} lies in {low}..{high - 1}, got {value}")
 
     def __getitem__(self, name: str) -> int:
         return self.values.get(name, 0)

@@ -1,0 +1,115 @@
+"""How a tensor lies in lines of the co-processor's buffer and of the memory outside.
+
+Pixel by pixel, channels in order, ``lanes`` codes a word; docs/coprocessor.md, "Tensors".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from opennpe.golden import formats, lanes
+from opennpe.golden.errors import FormatError
+
+__all__ = ["FOLDS", "Layout"]
+
+FOLDS = (1, 2, 4)
+"""Pixels that a line may hold."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A tensor (channels, height, width) of one format in lines of ``columns`` words.
+
+    Attributes:
+        fold: pixels a line, 1, 2 or 4; more than 1 only if a pixel fits in ``columns / fold``
+            words.
+
+    Raises:
+        FormatError: a fold there is not, or channels that do not fit it.
+    """
+
+    channels: int
+    height: int
+    width: int
+    format: str
+    fold: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.height, self.width) < 1:
+            raise FormatError(f"a layout of {self.channels} x {self.height} x {self.width} is empty")
+        if self.fold not in FOLDS or self.columns % self.fold:
+            raise FormatError(f"{self.columns} columns do not hold {self.fold} pixels a line")
+        if self.fold > 1 and self.channels > self.pixel_words * self.lanes:
+            raise FormatError(
+                f"{self.channels} channels of {self.format} do not fit in {self.pixel_words} words"
+            )
+
+    @property
+    def lanes(self) -> int:
+        """Codes a word."""
+        return lanes.lanes(self.format)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the tensor."""
+        return self.height * self.width
+
+    @property
+    def pixel_words(self) -> int:
+        """Words of a pixel in one line."""
+        return self.columns // self.fold
+
+    @property
+    def blocks(self) -> int:
+        """Lines a pixel takes, one in each block."""
+        return -(-self.channels // (self.pixel_words * self.lanes))
+
+    @property
+    def block_lines(self) -> int:
+        """Lines of a block."""
+        return -(-self.pixels // self.fold)
+
+    @property
+    def lines(self) -> int:
+        """Lines of the tensor."""
+        return self.blocks * self.block_lines
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tensor outside."""
+        return self.lines * self.columns * lanes.WORD_BITS // 8
+
+    def pack(self, codes: ArrayLike) -> NDArray[np.uint16]:
+        """Codes (channels, height, width) to words (lines, columns); unused codes are 0."""
+        array = formats.get(self.format).check_codes(codes)
+        shape = (self.channels, self.height, self.width)
+        if array.shape != shape:
+            raise FormatError(f"the layout takes codes of shape {shape}, got {array.shape}")
+        held = np.zeros(
+            (self.blocks * self.pixel_words * self.lanes, self.block_lines * self.fold),
+            dtype=array.dtype,
+        )
+        held[: self.channels, : self.pixels] = array.reshape(self.channels, self.pixels)
+        parts = held.reshape(
+            self.blocks, self.pixel_words, self.lanes, self.block_lines, self.fold
+        )
+        words = lanes.pack(self.format, parts.transpose(0, 3, 4, 1, 2))
+        return words.reshape(self.lines, self.columns)
+
+    def unpack(self, words: ArrayLike) -> NDArray[Any]:
+        """Words (lines, columns) to codes (channels, height, width)."""
+        array = np.asarray(words, dtype=np.uint16)
+        if array.shape != (self.lines, self.columns):
+            raise FormatError(
+                f"the layout has {self.lines} lines of {self.columns} words, got {array.shape}"
+            )
+        parts = array.reshape(self.blocks, self.block_lines, self.fold, self.pixel_words)
+        codes = lanes.unpack(self.format, parts).transpose(0, 3, 4, 1, 2)
+        flat = codes.reshape(self.blocks * self.pixel_words * self.lanes, -1)
+        return flat[: self.channels, : self.pixels].reshape(
+            self.channels, self.height, self.width
+        )

@@ -1,0 +1,189 @@
+"""The array: what each engine of each row and column is fed, and what they all answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+from opennpe.golden.commands import KINDS, PARAMETER_LINES
+from opennpe.golden.formats import ENGINE_FORMATS, get
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.rtl import ports
+from opennpe.rtl.engine import Engine
+from opennpe.rtl.hierarchy import place
+from opennpe.rtl.lanes import SLOTS, WORD_BITS
+from opennpe.rtl.operands import FOLDS, max_folds
+from opennpe.rtl.order import Larger, spread
+from opennpe.rtl.sequence import lanes_of
+
+__all__ = ["EngineArray"]
+
+SHIFT_WORDS = 4
+"""Words of a parameter record that hold shifts, one a lane."""
+
+
+class EngineArray(wiring.Component):
+    """``rows x columns`` engines in step. All take a word pair in the same cycle or none does.
+
+    Attributes:
+        step: In, this cycle's operands are there. group_first, group_last: In, of the sum's steps.
+            sum_first, sum_last: In, what the engines are told. element: In, which one of a word.
+        kind, fold, mode_a, mode_b, out: In, of the exec.
+        words, inside: In, every row's line and which folds lie inside, row 0 lowest.
+        weights: In, a line. parameters: In, ``PARAMETER_LINES`` lines.
+        go: Out, the step is taken (or there is none).
+        valid, codes, lane, last_lane: Out; ready: In: results, as
+            :class:`opennpe.rtl.results.Results` takes them.
+    """
+
+    def __init__(self, spec: CoprocessorSpec) -> None:
+        self.spec = spec
+        rows, columns = spec.array.rows, spec.array.columns
+        bits = 8 * spec.line_bytes
+        super().__init__(
+            {
+                "step": In(1),
+                "group_first": In(1),
+                "group_last": In(1),
+                "sum_first": In(1),
+                "sum_last": In(1),
+                "element": In(2),
+                "kind": In(2),
+                "fold": In(2),
+                "mode_a": In(2),
+                "mode_b": In(2),
+                "out": In(2),
+                "words": In(rows * bits),
+                "inside": In(rows * FOLDS),
+                "weights": In(bits),
+                "parameters": In(PARAMETER_LINES * bits),
+                "go": Out(1),
+                "valid": Out(1),
+                "ready": In(1),
+                "codes": Out(rows * columns * WORD_BITS),
+                "lane": Out(ceil_log2(ports.lane_count(spec.engine))),
+                "last_lane": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        spec = self.spec
+        rows, columns = spec.array.rows, spec.array.columns
+        bits = 8 * spec.line_bytes
+        dense = self.kind == KINDS.index("dense")
+        largest = self.kind == KINDS.index("max")
+        lanes = Signal(3)
+        offered = Signal()
+        m.d.comb += [
+            lanes.eq(lanes_of(self.mode_a, self.mode_b)),
+            # A maximum is found first and goes through the engines once.
+            offered.eq(self.step & (~largest | self.group_last)),
+        ]
+        codes = []
+        engine = None
+        for r in range(rows):
+            line = self.words[r * bits : (r + 1) * bits]
+            inside = self.inside[r * FOLDS : (r + 1) * FOLDS]
+            shared = self._elements(m, line, lanes, r)
+            for column in range(columns):
+                name = f"engine{r}_{column}"
+                own = line.word_select(column, WORD_BITS)
+                found = self._largest(m, platform, f"{r}_{column}", own, inside, column)
+                a = Mux(dense, self._of_fold(shared, column), Mux(largest, found, own))
+                engine = Engine(spec.engine)
+                place(m, platform, name, engine)
+                word = engine.words.payload
+                m.d.comb += [
+                    engine.words.valid.eq(offered),
+                    word.a.eq(a),
+                    word.b.eq(self.weights.word_select(column, WORD_BITS)),
+                    word.mode_a.eq(self.mode_a),
+                    word.mode_b.eq(self.mode_b),
+                    word.first.eq(self.sum_first),
+                    word.last.eq(self.sum_last),
+                    word.bias.eq(self._bias(column)),
+                    word.shift.eq(self._shift(column)),
+                    word.out.eq(self.out),
+                    engine.results.ready.eq(self.ready),
+                    engine.underflow_zero.eq(spec.underflow == "zero"),
+                ]
+                codes.append(engine.results.payload.code)
+        assert engine is not None
+        m.d.comb += [
+            self.go.eq(~offered | engine.words.ready),
+            self.valid.eq(engine.results.valid),
+            self.codes.eq(Cat(*codes)),
+            self.lane.eq(engine.results.payload.lane),
+            self.last_lane.eq(engine.results.payload.last),
+        ]
+        return m
+
+    def _elements(self, m: Module, line: Value, lanes: Signal, row: int) -> list[Value]:
+        """The current element of every fold's word, in all lanes."""
+        found = []
+        for fold in range(max_folds(self.spec)):
+            word = line.word_select(fold, WORD_BITS)
+            element = Signal(WORD_BITS, name=f"element{row}_{fold}")
+            half = word.word_select(self.element[0], WORD_BITS // 2)
+            quarter = word.word_select(self.element, WORD_BITS // SLOTS)
+            m.d.comb += element.eq(
+                Mux(lanes == 1, word, Mux(lanes == 2, half.replicate(2), quarter.replicate(SLOTS)))
+            )
+            found.append(element)
+        return found
+
+    def _of_fold(self, words: list[Value], column: int) -> Value:
+        """The word of the fold that a column works on."""
+        return Array(words[self._fold_of(column, log2)] for log2 in self._folds())[self.fold]
+
+    def _folds(self) -> range:
+        return range(ceil_log2(max_folds(self.spec)) + 1)
+
+    def _fold_of(self, column: int, log2: int) -> int:
+        return (column << log2) // self.spec.array.columns
+
+    def _largest(
+        self, m: Module, platform: Any, name: str, own: Value, inside: Value, column: int
+    ) -> Value:
+        """The largest of the column's words so far, this one included if it lies inside."""
+        so_far = Signal(WORD_BITS, name=f"largest{name}", reset_less=True)
+        block = Larger()
+        place(m, platform, f"larger{name}", block)
+        lies = Array(inside[self._fold_of(column, log2)] for log2 in self._folds())[self.fold]
+        fp4 = self.mode_a == ENGINE_FORMATS.index("fp4")
+        # The lowest code of each format: NaR, and for fp4 the largest negative number.
+        lowest = Mux(
+            fp4,
+            Const((1 << WORD_BITS) - 1, WORD_BITS),
+            spread(
+                Array(Const(1 << (get(n).bits - 1), WORD_BITS) for n in ENGINE_FORMATS)[
+                    self.mode_a
+                ],
+                self.mode_a,
+            ),
+        )
+        m.d.comb += [
+            block.a.eq(Mux(lies, own, lowest)),
+            block.b.eq(Mux(self.group_first, lowest, so_far)),
+            block.format.eq(self.mode_a),
+        ]
+        with m.If(self.step & self.go):
+            m.d.sync += so_far.eq(block.larger)
+        return block.larger
+
+    def _record(self, column: int) -> list[Value]:
+        """The parameter words of a column."""
+        bits = 8 * self.spec.line_bytes
+        lines = [self.parameters[i * bits : (i + 1) * bits] for i in range(PARAMETER_LINES)]
+        return [line.word_select(column, WORD_BITS) for line in lines]
+
+    def _bias(self, column: int) -> Value:
+        return Cat(*self._record(column)[:-SHIFT_WORDS])
+
+    def _shift(self, column: int) -> Value:
+        words = self._record(column)[-SHIFT_WORDS:]
+        return Cat(*(word[: self.spec.engine.shift_bits] for word in words))
