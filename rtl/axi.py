@@ -8,9 +8,12 @@ Source: AMBA AXI and ACE Protocol Specification, ARM IHI 0022H, chapters A2, A3 
 
 from __future__ import annotations
 
-from amaranth.hdl import signed, unsigned
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 from opennpe.golden.commands import FIELDS, SIGNED
 from opennpe.golden.registers import CAUSES, WINDOW_BYTES
 from opennpe.golden.spec import CoprocessorSpec
@@ -24,10 +27,14 @@ __all__ = [
     "LINE_BITS",
     "OKAY",
     "SLVERR",
+    "Burst",
     "burst_beats",
     "command_layout",
+    "first_cause",
     "lite_signature",
     "master_signature",
+    "misaligned",
+    "outside",
     "read_signature",
     "write_signature",
 ]
@@ -36,6 +43,8 @@ ADDRESS_BITS = 32
 BOUNDARY_BYTES = 4096
 """No burst crosses a multiple of it (A3.4.1)."""
 BURST_INCR = 1
+BUFFERABLE = 3
+"""AxCACHE: normal memory, not cacheable, bufferable (A4.4)."""
 OKAY, SLVERR = 0, 2
 LINE_BITS = dict(FIELDS["load"])["line"]
 """Of a line's number, in any memory."""
@@ -58,6 +67,71 @@ def command_layout(op: str) -> data.StructLayout:
 def burst_beats(spec: CoprocessorSpec) -> int:
     """Beats of the longest burst: the spec's, or what fits below the boundary, if less."""
     return min(spec.memory.burst_beats, BOUNDARY_BYTES * 8 // spec.memory.bus_bits)
+
+
+def first_cause(*faults: tuple[Value, str]) -> Value:
+    """Index of the cause of the first fault that is 1; 0: there is none."""
+    found: Value = Const(0, CAUSE_BITS)
+    for fault, text in reversed(faults):
+        found = Mux(fault, CAUSE[text], found)
+    return found
+
+
+def misaligned(spec: CoprocessorSpec, address: Value) -> Value:
+    """Whether a byte address is no multiple of a line."""
+    return address[: exact_log2(spec.line_bytes)].any()
+
+
+def outside(spec: CoprocessorSpec, command: Any, base: Value, limit: Value) -> Value:
+    """Whether a command's bytes, ``lines`` from ``address`` on, leave ``[base, limit)``."""
+    end = command.address + (command.lines << exact_log2(spec.line_bytes))
+    return (command.address < base) | (end > limit)
+
+
+class Burst:
+    """What is left of a transfer, and the next burst of it.
+
+    Bursts end at multiples of the longest length, so none crosses a boundary of 4 KiB and all but
+    a transfer's first and last are of that length.
+
+    Attributes:
+        beat: Signal, the next burst's first beat, counted from address 0.
+        left: Signal, beats not asked for.
+        beats: Value, the next burst's.
+        last: Value, it is the transfer's last.
+    """
+
+    def __init__(self, spec: CoprocessorSpec) -> None:
+        self.spec = spec
+        self.skip = exact_log2(spec.memory.bus_bits // 8)
+        longest = burst_beats(spec)
+        self.beat = Signal(ADDRESS_BITS - self.skip, name="burst_beat")
+        self.left = Signal(LINE_BITS + exact_log2(spec.beats_per_line), name="burst_left")
+        room = longest - self.beat[: exact_log2(longest)]
+        self.last = self.left <= room
+        self.beats = Mux(self.last, self.left, room)[: exact_log2(longest) + 1]
+
+    def begin(self, m: Module, command: Any) -> None:
+        """The next cycle's transfer is that of a command with ``address`` and ``lines``."""
+        m.d.sync += [
+            self.beat.eq(command.address >> self.skip),
+            self.left.eq(command.lines << exact_log2(self.spec.beats_per_line)),
+        ]
+
+    def ask(self, m: Module, bus: Any, prefix: str) -> None:
+        """The next burst enters the registers of an address channel, ``aw`` or ``ar``."""
+        m.d.sync += [
+            getattr(bus, f"{prefix}valid").eq(1),
+            getattr(bus, f"{prefix}addr").eq(Cat(Const(0, self.skip), self.beat)),
+            getattr(bus, f"{prefix}len").eq(self.beats - 1),
+            self.beat.eq(self.beat + self.beats),
+            self.left.eq(self.left - self.beats),
+        ]
+
+    def hold(self, m: Module, bus: Any, prefix: str) -> None:
+        """What an address channel says of every burst."""
+        for name, value in (("size", self.skip), ("burst", BURST_INCR), ("cache", BUFFERABLE)):
+            m.d.comb += getattr(bus, f"{prefix}{name}").eq(value)
 
 
 def _address(prefix: str) -> dict[str, wiring.Member]:

@@ -10,12 +10,12 @@ from typing import Any
 from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 from opennpe.golden import formats
 from opennpe.golden.commands import FIELDS, WIDEN
 from opennpe.golden.spec import CoprocessorSpec
 
-__all__ = ["PART_BITS", "WIDEN_BITS", "Widen", "factor", "last_part"]
+__all__ = ["PART_BITS", "WIDEN_BITS", "Widen", "doublings", "factor", "last_part"]
 
 WIDEN_BITS = dict(FIELDS["load"])["widen"]
 
@@ -33,10 +33,18 @@ def factor(widen: int) -> int:
 PART_BITS = ceil_log2(max(factor(index) for index in range(len(WIDEN))))
 
 
+def doublings(widen: Value) -> Value:
+    """log2 of the factor, for a widening known only at run time; 0 for those there are not."""
+    return Array([Const(exact_log2(f), 2) for f in _factors()])[widen]
+
+
 def last_part(widen: Value) -> Value:
-    """The number of a line's last part, for a widening known only at run time."""
-    parts = [factor(index) - 1 if index < len(WIDEN) else 0 for index in range(1 << WIDEN_BITS)]
-    return Array([Const(part, PART_BITS) for part in parts])[widen]
+    """Number of a line's last part, for a widening known only at run time."""
+    return Array([Const(f - 1, PART_BITS) for f in _factors()])[widen]
+
+
+def _factors() -> list[int]:
+    return [factor(index) if index < len(WIDEN) else 1 for index in range(1 << WIDEN_BITS)]
 
 
 class Widen(wiring.Component):
