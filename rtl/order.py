@@ -19,6 +19,13 @@ def _is(name: str, index: Value) -> Value:
     return index == ENGINE_FORMATS.index(name)
 
 
+def _named(m: Module, value: Value, name: str) -> Signal:
+    """A wire for a value that is used more than once: a bare one would be built at every use."""
+    wire = Signal(len(value), name=name)
+    m.d.comb += wire.eq(value)
+    return wire
+
+
 def _keys(word: Value, index: Value) -> Value:
     """Nibbles whose unsigned order, lane by lane, is that of the codes (``Format.order_key``)."""
     found = []
@@ -51,13 +58,13 @@ def _by_lane(parts: list[Value], index: Value, join: Any) -> Value:
     )
 
 
-def _above(a: Value, b: Value, index: Value) -> Value:
+def _above(m: Module, a: Value, b: Value, index: Value) -> Value:
     """Whether a's lane is above b's: a bit a nibble."""
-    keys_a, keys_b = _keys(a, index), _keys(b, index)
-    parts = []
+    keys_a, keys_b = (_named(m, _keys(word, index), "keys") for word in (a, b))
+    parts: list[Value] = []
     for i in range(SLOTS):
         x, y = keys_a.word_select(i, NIBBLE), keys_b.word_select(i, NIBBLE)
-        parts.append(Cat(x > y, x == y))
+        parts.append(_named(m, Cat(x > y, x == y), "part"))
     return _by_lane(
         parts, index, lambda low, high: Cat(high[0] | (high[1] & low[0]), high[1] & low[1])
     )
@@ -97,7 +104,7 @@ class Larger(wiring.Component):
         m = Module()
         choice = Signal(SLOTS)
         m.d.comb += [
-            choice.eq(_above(self.a, self.b, self.format)),
+            choice.eq(_above(m, self.a, self.b, self.format)),
             self.larger.eq(_pick(choice, self.a, self.b)),
         ]
         return m
@@ -136,8 +143,8 @@ class Clamp(wiring.Component):
         )
         below, above = Signal(SLOTS), Signal(SLOTS)
         m.d.comb += [
-            below.eq(_above(self.low, self.word, index) & ~nar),
-            above.eq(_above(self.word, self.high, index)),
+            below.eq(_above(m, self.low, self.word, index) & ~nar),
+            above.eq(_above(m, self.word, self.high, index)),
             self.held.eq(_pick(below, self.low, _pick(above, self.high, self.word))),
         ]
         return m

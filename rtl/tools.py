@@ -12,7 +12,15 @@ from pathlib import Path
 
 from opennpe.golden.errors import ToolError
 
-__all__ = ["build_environment", "compiler", "run", "verilator", "verilator_root", "versions"]
+__all__ = [
+    "build_environment",
+    "check_headers",
+    "compiler",
+    "run",
+    "verilator",
+    "verilator_root",
+    "versions",
+]
 
 CURES = {
     "g++": "apt-get install g++",
@@ -95,6 +103,21 @@ def build_environment() -> dict[str, str]:
         environment["OBJCACHE"] = cache
         environment["CCACHE_SLOPPINESS"] = "pch_defines,time_macros"
     return environment
+
+
+def check_headers(*names: str) -> None:
+    """Find C headers that waveforms need.
+
+    Raises:
+        ToolError: one that the compiler does not find.
+    """
+    for name in names:
+        command = [compiler(), "-x", "c++", "-fsyntax-only", "-include", name, os.devnull]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            raise ToolError(
+                f"FST waveforms need the header {name}: install it (Debian: apt-get install "
+                "liblz4-dev zlib1g-dev), or ask for a .vcd file"
+            )
 
 
 def versions() -> str:

@@ -29,6 +29,11 @@ PREFIX = "opennpe"
 TOP = f"{PREFIX}_engine"
 MANIFEST = "manifest.json"
 SCHEMA = {"name": "opennpe.rtl.manifest", "version": 1}
+CLEARED = re.compile(
+    r"^  cell \$meminit_v2 (?:(?!^  end$).)*?connect \\DATA \d+'0+\n(?:(?!^  end$).)*?^  end\n",
+    re.MULTILINE | re.DOTALL,
+)
+"""In RTLIL, contents of a memory at the start that are all zero."""
 
 
 def verilog(spec: EngineSpec, top: str = TOP) -> str:
@@ -53,7 +58,9 @@ def convert(design: wiring.Component, top: str) -> str:
     with tempfile.TemporaryDirectory(prefix="opennpe-") as folder:
         target = Path(folder, "top.v")
         for name, text in texts.items():
-            Path(folder, f"{name}.il").write_text(text)
+            # A memory that begins with zeros begins with anything: nothing reads it unwritten, and
+            # gates do not clear it.
+            Path(folder, f"{name}.il").write_text(CLEARED.sub("", text))
         _yosys(
             *(f"read_rtlil {Path(folder, name)}.il" for name in texts),
             f"hierarchy -top {top}",
