@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -150,38 +150,51 @@ class Ask(wiring.Component):
 
     def _fault(self, m: Module, command: Any) -> Value:
         """What is wrong with a command, as an index into ``CAUSES``."""
-        spec = self.spec
-        memory = spec.memory
+        spec, rings = self.spec, _rings(self.spec)
         line, lines, target = command.line, command.lines, command.target
         takes_codes = (target == TARGETS.index("buffer")) | (target == TARGETS.index("weights"))
+        in_tiles = target == TARGETS.index("parameters")
         illegal = (
             (target >= len(TARGETS))
             | (command.widen >= len(WIDEN))
             | (command.widen.any() & ~takes_codes)
+            | (in_tiles & ~_whole_tiles(lines))
             | ~lines.any()
             | axi.misaligned(spec, command.address)
         )
-        beyond = Signal()  # the weights are a ring: no line lies outside
-        end = line + (lines << doublings(command.widen))
+        written = lines << doublings(command.widen)
+        beyond = Signal()
         with m.Switch(target):
-            for name, there_are in (
-                ("buffer", memory.buffer_lines),
-                ("commands", memory.command_units * UNIT_BYTES // spec.line_bytes),
-                ("table", TABLE_LINES),
-            ):
+            for name, there_are in rings.items():
                 with m.Case(TARGETS.index(name)):
-                    m.d.comb += beyond.eq(end > there_are)
+                    m.d.comb += beyond.eq((line >= there_are) | (written > there_are))
+            for name, there_are in (("buffer", spec.memory.buffer_lines), ("table", TABLE_LINES)):
+                with m.Case(TARGETS.index(name)):
+                    m.d.comb += beyond.eq(line + written > there_are)
             with m.Case(TARGETS.index("parameters")):
-                end = line * PARAMETER_LINES + lines
-                m.d.comb += beyond.eq(end > memory.parameter_tiles * PARAMETER_LINES)
+                there_are = spec.memory.parameter_tiles * PARAMETER_LINES
+                m.d.comb += beyond.eq(line * PARAMETER_LINES + lines > there_are)
+        window = axi.outside(spec, command, self.read_base, self.read_limit)
         return axi.first_cause(
             (illegal, "an illegal command"),
+            (window, "a read outside the read window"),
             (beyond, "a line outside a memory"),
-            (
-                axi.outside(spec, command, self.read_base, self.read_limit),
-                "a read outside the read window",
-            ),
         )
+
+
+def _rings(spec: CoprocessorSpec) -> dict[str, int]:
+    """Lines of the targets that are rings, powers of two."""
+    commands = spec.memory.command_units * UNIT_BYTES // spec.line_bytes
+    return {"weights": spec.memory.weight_lines, "commands": commands}
+
+
+def _whole_tiles(lines: Value) -> Value:
+    """Whether lines are a multiple of a channel tile's 12: of 4, and of 3 in what is left."""
+    digits = [lines[at : at + 2] for at in range(2, len(lines), 2)]
+    # 4 is 1 modulo 3, so digits to the base 4 may be added up.
+    total = sum(digits[1:], digits[0])
+    threes = range(0, 3 * len(digits) + 1, 3)
+    return ~lines[:2].any() & total.matches(*threes)
 
 
 class Assemble(wiring.Component):
@@ -273,20 +286,20 @@ class Assemble(wiring.Component):
         w_part, w_ends = Signal(PART_BITS), Signal(reset_less=True)
         widen = Widen(self.spec)
         place(m, platform, "widen", widen)
-        is_ring = w_where.target == TARGETS.index("weights")
         m.d.comb += [
             widen.line.eq(w_line),
             widen.widen.eq(w_widen),
             widen.part.eq(w_part),
             writes.payload.target.eq(w_where.target),
-            writes.payload.line.eq(
-                Mux(is_ring, w_where.line & (self.spec.memory.weight_lines - 1), w_where.line)
-            ),
+            writes.payload.line.eq(w_where.line),
             writes.payload.lane.eq(w_where.lane),
             writes.payload.data.eq(widen.wide),
             free.eq(~writes.valid | (writes.ready & (w_part == last_part(w_widen)))),
             self.done.eq(writes.valid & free & w_ends),
         ]
+        for name, there_are in _rings(self.spec).items():
+            with m.If(w_where.target == TARGETS.index(name)):
+                m.d.comb += writes.payload.line.eq(w_where.line & (there_are - 1))
         with m.If(complete):
             m.d.sync += [
                 writes.valid.eq(1),
@@ -349,7 +362,7 @@ class Load(wiring.Component):
         busy: Out, a command is held, a burst is asked for or a line is offered.
         beat: Out, a beat is taken.
         cause: Out, index into ``golden.registers.CAUSES``, kept until ``clear``. Of one command:
-            an illegal command before a line outside a memory before a read outside the window;
+            an illegal command before a read outside the window before a line outside a memory;
             an error response goes before what is found in the same cycle.
 
     Raises:

@@ -89,7 +89,7 @@ class Store(wiring.Component):
         busy: Out, a command is held or a burst unanswered.
         beat: Out, a beat is taken.
         cause: Out, index into ``golden.registers.CAUSES``, kept until ``clear``. Of one command:
-            an illegal command before a line outside the buffer before a write outside the window.
+            an illegal command before a write outside the window before a line outside the buffer.
 
     Raises:
         SpecError: a spec that the co-processor has no gates for.
@@ -163,8 +163,8 @@ class Store(wiring.Component):
         """What is wrong with a command, as an index into ``CAUSES``."""
         return axi.first_cause(
             (~command.lines.any() | axi.misaligned(self.spec, command.address), ILLEGAL),
-            (command.line + command.lines > self.spec.memory.buffer_lines, BEYOND),
             (axi.outside(self.spec, command, self.write_base, self.write_limit), OUTSIDE),
+            (command.line + command.lines > self.spec.memory.buffer_lines, BEYOND),
         )
 
     def _lines(

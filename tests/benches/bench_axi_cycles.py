@@ -15,7 +15,7 @@ import numpy as np
 from amaranth.sim import Simulator
 from opennpe.golden.commands import TARGETS, WIDEN
 from opennpe.golden.formats import get, widen_table
-from opennpe.golden.spec import CoprocessorSpec
+from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 from opennpe.rtl.load import Load
 from opennpe.rtl.store import Store
 
@@ -262,6 +262,7 @@ def expected_lines(
     """(target, line, lane, data) of what a load command writes, from golden's formats."""
     target, place, size = command["target"], command["line"], spec.line_bytes
     pair = WIDEN[command.get("widen", 0)]
+    weights, commands = spec.memory.weight_lines, spec.memory.command_units * UNIT_BYTES // size
     found = []
     for index in range(command["lines"]):
         at = command["address"] + index * size
@@ -277,8 +278,8 @@ def expected_lines(
                 (place + index * count + j, 0, wide[j * size : (j + 1) * size])
                 for j in range(count)
             ]
-        if TARGETS[target] == "weights":
-            parts = [(n % spec.memory.weight_lines, lane, data) for n, lane, data in parts]
+        ring = {"weights": weights, "commands": commands}.get(TARGETS[target], 1 << 20)
+        parts = [(n % ring, lane, data) for n, lane, data in parts]
         found += [(target, n, k, int.from_bytes(d.tobytes(), "little")) for n, k, d in parts]
     return found
 

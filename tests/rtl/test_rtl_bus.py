@@ -14,14 +14,10 @@ from amaranth.sim import Simulator
 from bench_axi_cycles import Setting, Trace, run_load, run_store, sometimes
 from opennpe.golden import catalog, formats
 from opennpe.golden.commands import PARAMETER_LINES, TABLE_LINES, TARGETS, WIDEN
-from opennpe.golden.errors import SpecError
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import axi, load, widen
-from opennpe.rtl.load import Load
 from opennpe.rtl.widen import Widen, factor
-
-pytestmark = pytest.mark.fast
 
 SPECS = [catalog.get(name) for name in ("EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "EDGE_16X16")]
 SHORT = replace(
@@ -64,7 +60,7 @@ def loads(spec: CoprocessorSpec, rng: np.random.Generator, count: int) -> Iterat
         if target == PARAMETERS:
             lines = PARAMETER_LINES * int(rng.integers(1, 4))
             line = min(line, sizes[target] - lines // PARAMETER_LINES)
-        elif target != WEIGHTS:
+        elif target not in (WEIGHTS, COMMANDS):
             lines = min(lines, sizes[target] // factor(pair))
             line = min(line, sizes[target] - lines * factor(pair))
         address = int(rng.integers(0, BYTES // spec.line_bytes - lines)) * spec.line_bytes
@@ -134,6 +130,7 @@ def test_stores_bring_every_line(spec: CoprocessorSpec, pace: str) -> None:
     check_bursts(spec, trace, wanted)
 
 
+@pytest.mark.fast
 def test_the_cycles_of_a_load() -> None:
     """As its docstring says, with a memory that answers after 5 cycles."""
     spec, memory = catalog.EDGE_8X8, content(np.random.default_rng(3))
@@ -147,6 +144,7 @@ def test_the_cycles_of_a_load() -> None:
     assert trace.done == [48, 88] and trace.busy == list(range(1, 89))
 
 
+@pytest.mark.fast
 def test_widening_takes_a_cycle_a_line() -> None:
     spec, memory = catalog.EDGE_4X4, content(np.random.default_rng(4))
     for pair, f in ((1, 2), (3, 4)):
@@ -155,6 +153,7 @@ def test_widening_takes_a_cycle_a_line() -> None:
         assert trace.beats == [4 + f * i for i in range(8)]
 
 
+@pytest.mark.fast
 def test_bursts_in_flight_are_bounded() -> None:
     spec, memory = catalog.EDGE_8X8, content(np.random.default_rng(5))
     most = spec.memory.bursts_in_flight
@@ -164,6 +163,7 @@ def test_bursts_in_flight_are_bounded() -> None:
     assert trace.asked[most][0] == 70
 
 
+@pytest.mark.fast
 def test_the_cycles_of_a_store() -> None:
     spec = catalog.EDGE_8X8
     rng = np.random.default_rng(6)
@@ -177,7 +177,7 @@ def test_the_cycles_of_a_store() -> None:
     assert trace.busy == [*range(1, 52), *range(53, 104)]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+@pytest.mark.parametrize("spec", SPECS[:3:2], ids=NAMES[:3:2])
 def test_bad_loads_are_refused(spec: CoprocessorSpec) -> None:
     memory, size = content(np.random.default_rng(8)), spec.line_bytes
     of, base, limit = spec.memory, 16 * size, 64 * size
@@ -191,6 +191,9 @@ def test_bad_loads_are_refused(spec: CoprocessorSpec) -> None:
             command(TABLE, 0, 12, base, 1),
             command(COMMANDS, 0, 1, base, 5),
             command(BUFFER, 0, 1, base + 2),
+            command(PARAMETERS, 0, 13, base),
+            command(PARAMETERS, 0, 16, base),
+            command(PARAMETERS, 0, 6, base),
             command(BUFFER, of.buffer_lines, 0, 0),  # comes first of all
         ],
         "a line outside a memory": [
@@ -198,22 +201,26 @@ def test_bad_loads_are_refused(spec: CoprocessorSpec) -> None:
             command(BUFFER, of.buffer_lines - 3, 2, base, 1),
             command(BUFFER, of.buffer_lines - 3, 1, base, 3),
             command(BUFFER, (1 << 20) - 1, 1, base),
-            command(PARAMETERS, of.parameter_tiles - 1, 13, base),
+            command(PARAMETERS, of.parameter_tiles - 1, 24, base),
             command(PARAMETERS, of.parameter_tiles, 12, base),
-            command(COMMANDS, commands - 1, 2, base),
+            command(COMMANDS, commands, 2, base),
+            command(WEIGHTS, of.weight_lines, 2, base),
+            command(WEIGHTS, 0, of.weight_lines + 1, base),
+            command(WEIGHTS, 0, of.weight_lines // 4 + 1, base, 4),
             command(TABLE, TABLE_LINES - 1, 2, base),
-            command(TABLE, TABLE_LINES, 1, 0),  # before the window
         ],
         "a read outside the read window": [
             command(BUFFER, 0, 2, base - size),
             command(BUFFER, 0, 2, limit - size),
             command(WEIGHTS, of.weight_lines - 1, (1 << 20) - 1, base),
             command(BUFFER, 0, 2, (1 << 32) - size),
+            command(TABLE, TABLE_LINES, 1, 0),  # before the line
         ],
     }
     for cause, entries in bad.items():
         for entry in entries:
-            setting = Setting(latency=2, base=base, limit=limit, cycles=20)
+            end = 1 << 31 if "line" in cause else limit
+            setting = Setting(latency=2, base=base, limit=end, cycles=20)
             trace = run_load(spec, [entry, command(BUFFER, 0, 1, base)], memory, setting)
             assert CAUSES[trace.cause] == cause, entry
             # Not one burst, not the command behind it, and rest after CHECK.
@@ -222,14 +229,14 @@ def test_bad_loads_are_refused(spec: CoprocessorSpec) -> None:
         command(BUFFER, of.buffer_lines - 4, 2, base, 1),
         command(WEIGHTS, of.weight_lines - 1, 48, base),
         command(PARAMETERS, of.parameter_tiles - 1, 12, base),
-        command(COMMANDS, commands - 2, 2, limit - 2 * size),
+        command(COMMANDS, commands - 1, 2, limit - 2 * size),
         command(TABLE, TABLE_LINES - 2, 2, base),
     ]
     trace = run_load(spec, good, memory, Setting(latency=2, base=base, limit=limit))
     assert trace.cause == 0 and len(trace.done) == len(good)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+@pytest.mark.parametrize("spec", SPECS[:3:2], ids=NAMES[:3:2])
 def test_bad_stores_are_refused(spec: CoprocessorSpec) -> None:
     rng = np.random.default_rng(9)
     size, lines = spec.line_bytes, spec.memory.buffer_lines
@@ -237,11 +244,12 @@ def test_bad_stores_are_refused(spec: CoprocessorSpec) -> None:
     buffer = rng.integers(0, 256, (lines, size), dtype=np.uint8)
     bad = {
         "an illegal command": [kept(0, 0, base), kept(0, 1, base + 1), kept(lines, 0, 0)],
-        "a line outside a memory": [kept(lines - 1, 2, base), kept(lines, 1, 0)],
+        "a line outside a memory": [kept(lines - 1, 2, base), kept(lines, 1, base)],
         "a write outside the write window": [
             kept(0, 2, base - size),
             kept(0, 2, limit - size),
             kept(0, 2, (1 << 32) - size),
+            kept(lines, 1, 0),
         ],
     }
     for cause, entries in bad.items():
@@ -258,6 +266,7 @@ def test_bad_stores_are_refused(spec: CoprocessorSpec) -> None:
     assert trace.cause == 0 and len(trace.done) == 1
 
 
+@pytest.mark.fast
 def test_a_read_error_stops_the_load() -> None:
     spec, memory = catalog.EDGE_8X8, content(np.random.default_rng(10))
     wanted = [command(BUFFER, 0, 40, 0), command(BUFFER, 40, 40, 1024)]
@@ -273,6 +282,7 @@ def test_a_read_error_stops_the_load() -> None:
     assert trace.busy[-1] == trace.beats[-1]
 
 
+@pytest.mark.fast
 def test_a_write_error_stops_the_store() -> None:
     spec = catalog.EDGE_8X8
     rng = np.random.default_rng(11)
@@ -290,6 +300,7 @@ def test_a_write_error_stops_the_store() -> None:
     assert trace.done == [] and CAUSES[trace.cause] == "an error response to a write"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 9, 20, 33, 41])
 def test_halt_ends_with_the_bursts_under_way(at: int) -> None:
     spec = catalog.EDGE_8X8
@@ -335,11 +346,6 @@ def test_widened_lines_are_golden(spec: CoprocessorSpec, pair: int) -> None:
     simulator = Simulator(unit)
     simulator.add_testbench(bench)
     simulator.run()
-
-
-def test_a_spec_without_gates_is_refused() -> None:
-    with pytest.raises(SpecError, match="the co-processor takes 2 to 16 rows"):
-        Load(catalog.EDGE_1X1)
 
 
 # -- faults planted in the gates ------------------------------------------------------------------
