@@ -146,7 +146,10 @@ def rounded(
     fmt = formats.get(name)
     if nan.any() and fmt.nan_code is None:
         raise FormatError(f"a sum is NaR and {name} has no code for it")
-    values = np.array([_odd(int(v)) for v in sums.reshape(-1)]).reshape(sums.shape)
+    if sums.dtype != object and (not sums.size or np.abs(sums).max() < 1 << FLOAT_BITS):
+        values = sums.astype(np.float64)
+    else:
+        values = np.array([_odd(int(v)) for v in sums.reshape(-1)]).reshape(sums.shape)
     codes = fmt.encode(np.ldexp(values, np.broadcast_to(exponent, sums.shape)), underflow)
     return np.asarray(np.where(nan, fmt.nan_code or 0, codes), dtype=fmt.dtype)
 

@@ -306,6 +306,8 @@ class Machine:
             [[_signed(g >> lane * bits, bits) for lane in range(count)] for g in groups],
             dtype=object,
         )
+        if all(abs(b) < 1 << 62 for b in bias.flat):
+            bias = bias.astype(np.int64)
         shifts = words[8 : 8 + count].T.astype(np.int64)
         half = 1 << (self.spec.engine.shift_bits - 1)
         return bias, (shifts & (2 * half - 1) ^ half) - half

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "sim": {"golden"},
     "quant": {"golden"},
     "fpga": {"golden", "rtl"},
-    "cli": {"golden", "rtl", "sim", "quant", "fpga"},
+    "host": {"golden", "rtl", "sim"},
+    "cli": {"golden", "rtl", "sim", "quant", "fpga", "host"},
 }
 """Dependencies run one way; tests, scripts and notebooks may use every room."""
 ROOMS = set(MAY_IMPORT)

@@ -1,0 +1,1 @@
+"""From a network to a program, and from a program to results on a co-processor."""

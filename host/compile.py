@@ -1,0 +1,145 @@
+"""A network and a specification to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from opennpe.golden.errors import CompileError
+from opennpe.golden.machine import Window
+from opennpe.golden.network import Network
+from opennpe.golden.program import Program, Symbol, facts
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.host.emit import Emitter, Image
+from opennpe.host.lower import Lowered, lower
+from opennpe.host.place import allocate, choose_folds, layout
+from opennpe.host.schedule import List, schedule
+
+__all__ = ["compile"]
+
+LIST_BYTES_AN_ITEM = 96
+"""Most bytes that a command takes in the list, refills included; sizes the room for it."""
+
+
+def compile(  # noqa: A001 - what it does is called so
+    network: Network, spec: CoprocessorSpec, keep: Iterable[str] | Literal["all"] = ()
+) -> Program:
+    """The program that runs one sample of a network on a co-processor.
+
+    Args:
+        keep: tensors to be stored outside as well, by name; "all" for every one there is.
+
+    Raises:
+        CompileError: a layer the co-processor does not do, or that fits nowhere, by name.
+        SpecError: an array the co-processor does not come in.
+    """
+    spec.check_coprocessor()
+    names = () if keep == "all" else tuple(keep)
+    low = lower(spec, network, names)
+    choose_folds(low)
+    kept = _kept(low, keep)
+    room = allocate(low, kept)
+    if room.streamed:
+        raise CompileError(
+            f"network '{network.name}': tensor '{sorted(room.streamed)[0]}' does not fit the buffer"
+        )
+    image = Image(spec)
+    emitter = Emitter(low, room, image, {})
+    roles = _outside(low, emitter, kept)
+    used = {name for job in low.jobs for name in job.inputs}
+    arrived: set[str] = set()
+    for name in network.inputs:
+        if name in used:
+            emitter.bring(name)
+            arrived.add(name)
+    last = {job.output: index for index, job in enumerate(low.jobs)}
+    for index, job in enumerate(low.jobs):
+        for name in job.inputs:
+            if roles.get(name) == "constant" and name not in arrived:
+                emitter.bring(name)
+                arrived.add(name)
+        emitter.job(job)
+        name = job.output
+        if roles.get(name) in ("output", "kept") and last[name] == index:
+            emitter.store(room.base[name], emitter.layout(name).lines, emitter.addresses[name])
+    return _program(low, emitter, roles)
+
+
+def _kept(low: Lowered, keep: Iterable[str] | str) -> set[str]:
+    """Stored tensors that go outside to be compared."""
+    written = {job.output for job in low.jobs}
+    if keep == "all":
+        return written
+    found = set()
+    for name in keep:
+        if name not in low.root:
+            raise CompileError(f"nothing keeps '{name}': the network has no such tensor")
+        found.add(low.root[name])
+    return found & written
+
+
+def _outside(low: Lowered, emitter: Emitter, kept: set[str]) -> dict[str, str]:
+    """Addresses outside and roles of tensors, by name; those written come first."""
+    roles: dict[str, str] = {}
+    used = {name for job in low.jobs for name in job.inputs}
+    wanted = [output.symbol for output in low.outputs]
+    written = {job.output for job in low.jobs}
+    for name in wanted:
+        if name in written:
+            roles[name] = "output"
+    for name in kept:
+        roles.setdefault(name, "kept")
+    for name in roles:
+        emitter.addresses[name] = emitter.image.reserve(emitter.layout(name).lines)
+    emitter.image.writable = emitter.image.size
+    for name in low.network.inputs:
+        roles[name] = "input"
+        emitter.addresses[name] = emitter.image.reserve(emitter.layout(name).lines)
+    emitter.image.origin = emitter.image.size
+    for name, stored in low.stored.items():
+        shape = layout(stored, low.spec.line_words)
+        codes = low.spread.get(name, low.network.constants.get(name))
+        if codes is not None and name in used:
+            shaped = np.asarray(codes).reshape(stored.channels, stored.height, stored.width)
+            emitter.addresses[name] = emitter.image.put(shape.pack(shaped))
+            roles[name] = "constant"
+    for name in wanted:
+        if name not in roles:
+            raise CompileError(f"output '{name}' is a constant")
+    return roles
+
+
+def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:
+    """The finished program: the list goes behind everything else."""
+    spec, image, network = low.spec, emitter.image, low.network
+    most = LIST_BYTES_AN_ITEM * (len(emitter.items) + 2)
+    listed = schedule(spec, emitter.items, image.size, (image.size + most) // spec.line_bytes)
+    address = image.put(np.frombuffer(listed.data, dtype="<u2"))
+    data = np.zeros(image.size - image.origin, dtype=np.uint8)
+    for place, part in image.parts:
+        first = place - image.origin
+        data[first : first + len(part)] = np.frombuffer(part, dtype=np.uint8)
+    symbols = []
+    for name, role in roles.items():
+        stored = low.stored[name]
+        tensor = network.tensors.get(name)
+        shape = tensor.shape if tensor else (1, stored.channels, stored.height, stored.width)
+        symbols.append(
+            Symbol(name, emitter.addresses[name], emitter.layout(name), shape, stored.scale, role)
+        )
+    return Program(
+        name=network.name,
+        spec=spec.name,
+        facts=facts(spec),
+        image=data,
+        origin=image.origin,
+        size=image.size,
+        address=address,
+        lines=listed.lines,
+        list_bytes=len(listed.data),
+        window=Window(0, image.size, 0, image.writable),
+        symbols=tuple(symbols),
+        outputs=tuple(low.outputs),
+        layers=listed.layers,
+    )

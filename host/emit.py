@@ -1,0 +1,527 @@
+"""Jobs to commands: loads of weights, fills of rows, execs, stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from opennpe.golden import formats, lanes
+from opennpe.golden.commands import KINDS, PARAMETER_LINES, TABLE_LINES, TARGETS
+from opennpe.golden.errors import CompileError
+from opennpe.golden.layout import Layout
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.host import walk, weights
+from opennpe.host.jobs import Job
+from opennpe.host.lower import Lowered
+from opennpe.host.place import Room, layout
+from opennpe.host.plan import Plan, Shape, input_rows, make_plan
+from opennpe.host.schedule import Item, Span
+
+__all__ = ["Emitter", "Image"]
+
+Words = NDArray[np.uint16]
+PIECES = 4
+"""Loads an input comes in by, so that the first rows can be used early."""
+
+
+class Image:
+    """The memory outside, filled from byte 0 on: first what is written, then the inputs.
+
+    Attributes:
+        writable: end of what the program may write. origin: where given bytes begin.
+    """
+
+    def __init__(self, spec: CoprocessorSpec) -> None:
+        self.spec = spec
+        self.size = self.writable = self.origin = 0
+        self.parts: list[tuple[int, bytes]] = []
+
+    def reserve(self, lines: int) -> int:
+        """Byte address of room for so many lines."""
+        address = self.size
+        self.size += lines * self.spec.line_bytes
+        return address
+
+    def put(self, words: Words) -> int:
+        """Byte address of words (..., columns) put into the image."""
+        data = words.astype("<u2").tobytes()
+        address = self.reserve(len(data) // self.spec.line_bytes)
+        self.parts.append((address, data))
+        return address
+
+
+@dataclass
+class _Weights:
+    """Where a job's weights and parameters are: outside, and in the memories when loaded."""
+
+    steps: Any
+    address: dict[tuple[int, int], int] = field(default_factory=dict)
+    parameters: int = 0
+    loaded: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Emitter:
+    """Builds the items of a program, job by job.
+
+    Attributes:
+        low: the network's jobs. room: where tensors live. image: the memory outside.
+        addresses: byte address outside of tensors that have one.
+    """
+
+    low: Lowered
+    room: Room
+    image: Image
+    addresses: dict[str, int]
+    items: list[Item] = field(default_factory=list)
+    operand_head: int = 0
+    weight_head: int = 0
+    parameter_head: int = 0
+    layer: str = ""
+
+    @property
+    def spec(self) -> CoprocessorSpec:
+        """The co-processor's."""
+        return self.low.spec
+
+    def layout(self, name: str) -> Layout:
+        """A stored tensor's layout."""
+        return layout(self.low.stored[name], self.spec.line_words)
+
+    def add(self, op: str, values: dict[str, int], reads: list[Span], writes: list[Span]) -> None:
+        """Append a command."""
+        self.items.append(Item(op, values, reads, writes, self.layer))
+
+    # -- load and store ------------------------------------------------------------------------
+    def load(
+        self, target: str, line: int, lines: int, address: int, widen: int = 0, factor: int = 1
+    ) -> None:
+        """Append a load of ``lines`` lines as they lie outside."""
+        size = self.spec.line_bytes
+        reads = [("outside", address // size, address // size + lines)]
+        span: Span = (target, line, line + lines * factor)
+        if target == "parameters":
+            span = (target, line, line + lines // PARAMETER_LINES)
+        if target == "table":
+            span = (target, 0, 1)
+        values = {
+            "target": TARGETS.index(target),
+            "widen": widen,
+            "line": line % self.spec.memory.weight_lines if target == "weights" else line,
+            "lines": lines,
+            "address": address,
+        }
+        self.add("load", values, reads, [span])
+
+    def store(self, line: int, lines: int, address: int) -> None:
+        """Append a store."""
+        size = self.spec.line_bytes
+        writes = [("outside", address // size, address // size + lines)]
+        values = {"line": line, "lines": lines, "address": address}
+        self.add("store", values, [("buffer", line, line + lines)], writes)
+
+    def bring(self, name: str) -> None:
+        """Load a whole tensor from outside into its room."""
+        shape, base = self.layout(name), self.room.base[name]
+        self.layer = name
+        piece = max(-(-shape.lines // PIECES), 16)
+        for first in range(0, shape.lines, piece):
+            lines = min(piece, shape.lines - first)
+            address = self.addresses[name] + first * self.spec.line_bytes
+            self.load("buffer", base + first, lines, address)
+
+    # -- weights -------------------------------------------------------------------------------
+    def prepare(self, job: Job, source: Layout, fold: int) -> _Weights:
+        """A job's weights and parameters in the image."""
+        steps = weights.weight_steps(job, source, self.spec.line_words, fold)
+        held = _Weights(steps)
+        held.parameters = self.image.put(weights.parameter_lines(job, self.spec, fold))
+        return held
+
+    def weight_piece(
+        self, job: Job, held: _Weights, key: tuple[int, ...], steps: Any
+    ) -> tuple[int, int]:
+        """Load weight lines (n, columns, lanes); the ring line of the first, and lines taken."""
+        words = weights.narrow_lines(job, steps)
+        if key not in held.address:
+            held.address[key] = self.image.put(words)  # type: ignore[index]
+        factor = lanes.lanes(job.weight_format) // job.lanes
+        line = self.weight_head
+        self.weight_head += len(words) * factor
+        self.load("weights", line, len(words), held.address[key], job.weight_widen, factor)  # type: ignore[index]
+        return line, len(words) * factor
+
+    def parameter_piece(self, held: _Weights, first: int, stop: int) -> int:
+        """Load channel tiles' parameters; the tile they begin at."""
+        count = stop - first
+        if self.parameter_head + count > self.spec.memory.parameter_tiles:
+            self.parameter_head = 0
+        tile = self.parameter_head
+        self.parameter_head += count
+        address = held.parameters + first * PARAMETER_LINES * self.spec.line_bytes
+        self.load("parameters", tile, count * PARAMETER_LINES, address)
+        return tile
+
+    def chunk(self, job: Job, held: _Weights, first: int, stop: int) -> tuple[int, int]:
+        """Ring line and parameter tile of a chunk of channel tiles, loaded now."""
+        steps = held.steps[first:stop].reshape(-1, *held.steps.shape[2:])
+        line, _ = self.weight_piece(job, held, (first, stop), steps)
+        return line, self.parameter_piece(held, first, stop)
+
+    # -- jobs ----------------------------------------------------------------------------------
+    def job(self, job: Job) -> None:
+        """Append a job's commands."""
+        self.layer = "+".join(job.layers)
+        if job.table is not None:
+            address = self.image.put(weights.table_lines(job, self.spec.line_words))
+            self.load("table", 0, TABLE_LINES, address)
+        if job.flat:
+            self._flat(job)
+        else:
+            self._windowed(job)
+
+    def _windowed(self, job: Job) -> None:
+        source, out = self.layout(job.inputs[0]), self.layout(job.output)
+        factor = job.factor(self.low.stored[job.inputs[0]])
+        fold = out.fold
+        place = walk.placement(job, source, factor)
+        held = self.prepare(job, source, fold)
+        tiles, steps = held.steps.shape[:2]
+        shape = Shape(
+            job, out, fold, place, tiles, steps, self._cycles(job, source, factor, fold),
+            self._beats(job, steps),
+        )  # fmt: skip
+        plan = make_plan(self.spec, shape)
+        if plan is None:
+            raise CompileError(
+                f"layer '{job.name}': neither a row nor a channel tile fits the memories"
+            )
+        if plan.chunks_outer:
+            self._chunks_outer(job, plan, place, held)
+        else:
+            self._bands_outer(job, plan, place, held)
+
+    def _cycles(self, job: Job, source: Layout, factor: int, fold: int) -> int:
+        """Cycles of one sum."""
+        taps = job.kernel[0] * job.kernel[1]
+        if job.kind != "dense":
+            return taps * job.taps * fold
+        channels = job.weights.shape[1]
+        full, rest = divmod(channels, job.lanes)
+        return taps * (full * max(fold, job.lanes) + (max(fold, rest) if rest else 0))
+
+    def _beats(self, job: Job, steps: int) -> float:
+        factor = lanes.lanes(job.weight_format) // job.lanes
+        return (steps / factor + PARAMETER_LINES) * self.spec.beats_per_line
+
+    def _chunks_outer(
+        self, job: Job, plan: Plan, place: walk.Placement, held: _Weights
+    ) -> None:
+        """Weights once; rows again for each chunk unless they all fit."""
+        stream = None
+        for first, stop in plan.chunks:
+            where = self.chunk(job, held, first, stop)
+            bands = plan.bands
+            if stream is not None and plan.rows_fit:
+                bands = ((0, job.size[0]),)
+            else:
+                stream = _Stream(self, job, place)
+            for band in bands:
+                stream.need(band)
+                self.exec(job, place, stream, band, (first, stop), where)
+
+    def _bands_outer(
+        self, job: Job, plan: Plan, place: walk.Placement, held: _Weights
+    ) -> None:
+        """Rows once; weights again for each band unless they all fit."""
+        stream = _Stream(self, job, place)
+        loaded: dict[tuple[int, int], tuple[int, int]] = {}
+        for band in plan.bands:
+            stream.need(band)
+            for chunk in plan.chunks:
+                if chunk not in loaded or not plan.resident:
+                    loaded[chunk] = self.chunk(job, held, *chunk)
+                self.exec(job, place, stream, band, chunk, loaded[chunk])
+
+    def exec(
+        self,
+        job: Job,
+        place: walk.Placement,
+        stream: _Stream,
+        band: tuple[int, int],
+        chunk: tuple[int, int],
+        where: tuple[int, int],
+    ) -> None:
+        """Append the exec of a band of output rows and a chunk of channel tiles."""
+        out = self.layout(job.output)
+        top = stream.head * self.spec.line_words
+        if job.kind != "dense":
+            top += chunk[0] * place.channel
+        values = walk.places(job, self.spec, place, out.fold, band[0], 0, top)
+        values |= self.sum_fields(job, place, job.taps)
+        values |= {"begin": 1, "finish": 1}
+        count = (band[1] - band[0]) * out.width
+        first = band[0] * out.width // out.fold
+        reads = [stream.span(band)]
+        self.finish(job, values, reads, (first, -(-count // out.fold)), chunk, where)
+
+    def sum_fields(self, job: Job, place: walk.Placement, taps: int) -> dict[str, int]:
+        """Fields of the walk over one sum."""
+        source = place.source
+        values = {"kernel_y": job.kernel[0], "kernel_x": job.kernel[1]}
+        if job.kind != "dense":
+            values |= {"blocks": taps, "words": 1, "last_words": 1, "last_elements": 1}
+            return values | {"channel_step": place.channel % walk.ADDRESS_WORDS}
+        size = source.pixel_words * source.lanes
+        last = job.weights.shape[1] - (source.blocks - 1) * size
+        words = -(-last // job.lanes)
+        return values | {
+            "blocks": source.blocks,
+            "words": size // job.lanes,
+            "last_words": words,
+            "last_elements": last - (words - 1) * job.lanes,
+            "block_step": place.block % walk.ADDRESS_WORDS,
+        }
+
+    def finish(
+        self,
+        job: Job,
+        values: dict[str, int],
+        reads: list[Span],
+        lines: tuple[int, int],
+        chunk: tuple[int, int],
+        where: tuple[int, int],
+    ) -> None:
+        """Append an exec, given its walk: formats, weights, results.
+
+        Args:
+            lines: first output line of a block and how many.
+            chunk: channel tiles.
+            where: weight ring line and parameter tile.
+        """
+        out = self.layout(job.output)
+        base, step = self.room.base[job.output], out.block_lines
+        names = self.spec.mac.formats
+        steps = values["kernel_y"] * values["kernel_x"]
+        if job.kind == "dense":
+            per_block = (values["blocks"] - 1) * values["words"] * job.lanes
+            last = (values["last_words"] - 1) * job.lanes + values["last_elements"]
+            steps *= per_block + last
+        else:
+            steps *= values["blocks"]
+        count = chunk[1] - chunk[0]
+        more, ratio = job.lanes // out.lanes, out.lanes // job.lanes
+        first_block = job.channel // (out.pixel_words * out.lanes)
+        out_tile = step * max(more, 1)
+        shift = first_block * step + chunk[0] * out_tile // max(ratio, 1)
+        out_line = base + lines[0] + shift
+        values = {
+            **values,
+            "kind": KINDS.index(job.kind),
+            "mode_a": names.index(job.mode_a),
+            "mode_b": names.index(job.mode_b),
+            "out": names.index(job.out),
+            "fold": out.fold.bit_length() - 1,
+            "tiles": count,
+            "weight_line": where[0] % self.spec.memory.weight_lines,
+            "parameter": where[1],
+            "lines": lines[1],
+            "out_line": out_line,
+            "out_tile": out_tile,
+            "out_block": step if more > 1 else 0,
+            "table": int(job.table is not None),
+        }
+        if job.clamp is not None:
+            values |= {"clamp": 1, "low": job.clamp[0], "high": job.clamp[1]}
+        reads = [
+            *reads,
+            ("weights", where[0], where[0] + count * steps),
+            ("parameters", where[1], where[1] + count),
+        ]
+        if job.table is not None:
+            reads.append(("table", 0, 1))
+        blocks = -(-count // ratio) if ratio > 1 else count * max(more, 1)
+        writes: list[Span] = [
+            ("buffer", out_line + b * step, out_line + b * step + lines[1]) for b in range(blocks)
+        ]
+        self.add("exec", {k: v for k, v in values.items() if v}, reads, writes)
+
+    # -- pixelwise jobs ------------------------------------------------------------------------
+    def _flat(self, job: Job) -> None:
+        """Runs of pixels: a segment of each input, one exec for each chunk of channel tiles."""
+        spec = self.spec
+        stored = [self.low.stored[name] for name in job.inputs]
+        sources = [self.layout(name) for name in job.inputs]
+        out = self.layout(job.output)
+        factors = [job.factor(s) for s in stored]
+        held = self.prepare(job, sources[0], out.fold)
+        tiles, steps = held.steps.shape[:2]
+        # Narrower tensors may take more lines a pixel: all get as many.
+        lines = [s.blocks * f / s.fold for s, f in zip(sources, factors, strict=True)]
+        blocks = [
+            s.blocks if len(set(lines)) == 1 else int(-(-max(lines) * s.fold // f))
+            for s, f in zip(sources, factors, strict=True)
+        ]
+        per_pixel = max(lines)
+        grain = max(out.fold, *(s.fold for s in sources))
+        room = spec.memory.operand_lines // 2
+        most = int(room // (per_pixel * len(sources))) // grain * grain
+        if most < grain:
+            most = int(2 * room // (per_pixel * len(sources))) // grain * grain
+        most = min(most, walk.MOST // grain * grain)
+        if most < grain:
+            raise CompileError(f"layer '{job.name}': a pixel does not fit the operand memory")
+        count = max(-(-out.pixels // most), min(4, out.pixels // (32 * grain)) or 1)
+        size = -(-(-(-out.pixels // count)) // grain) * grain
+        chunk = min(spec.memory.parameter_tiles, spec.memory.weight_lines // steps, tiles)
+        chunk = max(chunk // max(out.lanes // job.lanes, 1) * max(out.lanes // job.lanes, 1), 1)
+        chunks = [(n, min(n + chunk, tiles)) for n in range(0, tiles, chunk)]
+        loaded: dict[tuple[int, int], tuple[int, int]] = {}
+        segment = int(size * per_pixel)
+        for first in range(0, out.pixels, size):
+            run = min(size, out.pixels - first)
+            head = self.operand_head
+            for index, source in enumerate(sources):
+                self._segment(
+                    job, index, source, factors[index], blocks[index], first, run,
+                    head + index * segment, size,
+                )  # fmt: skip
+            self.operand_head = head + len(sources) * segment
+            for part in chunks:
+                if part not in loaded or len(chunks) > 1:
+                    loaded[part] = self.chunk(job, held, *part)
+                pixel, channel = self._flat_steps(sources[0], factors[0], blocks[0], size)
+                place = walk.Placement(
+                    "lines", sources[0], factors[0], 1, 0, pixel, 0, 0, channel
+                )
+                top = head * spec.line_words + part[0] * channel
+                values = walk.pixels(spec, place, out.fold, run, top)
+                values |= self.sum_fields(job, place, job.taps)
+                if len(sources) > 1:
+                    values["block_step"] = segment * spec.line_words % walk.ADDRESS_WORDS
+                values |= {"begin": 1, "finish": 1}
+                reads: list[Span] = [("operands", head, self.operand_head)]
+                span = (first // out.fold, -(-run // out.fold))
+                self.finish(job, values, reads, span, part, loaded[part])
+
+    def _flat_steps(self, source: Layout, factor: int, blocks: int, size: int) -> tuple[int, int]:
+        """Words from pixel to pixel and from channel tile to channel tile in a segment."""
+        columns = source.columns
+        pixel = factor * columns // source.fold
+        if blocks == 1:
+            return pixel, columns
+        if factor == 1:
+            return pixel, size * pixel
+        return pixel * blocks, columns
+
+    def _segment(
+        self,
+        job: Job,
+        index: int,
+        source: Layout,
+        factor: int,
+        blocks: int,
+        first: int,
+        run: int,
+        line: int,
+        size: int,
+    ) -> None:
+        """Fill a run of pixels of one input."""
+        name = job.inputs[index]
+        base, step = self.room.base[name], source.block_lines
+        start = base + first // source.fold
+        lines = -(-run // source.fold)
+        fields = {"source": start, "run": lines, "inner": 1, "outer": 1}
+        mixed = any(job.factor(self.low.stored[n]) > 1 for n in job.inputs)
+        if blocks > 1 and mixed:
+            fields = {"source": start, "run": 1, "inner": blocks, "inner_stride": step,
+                      "outer": lines, "outer_stride": 1}  # fmt: skip
+        elif blocks > 1:
+            # A run shorter than the segment leaves the rest of its block unfilled.
+            for block in range(blocks):
+                part = {**fields, "source": start + block * step}
+                self.fill(job, name, part, line + block * size, 1, [(block, lines)], step)
+            return
+        spans = [(block, lines) for block in range(blocks)]
+        self.fill(job, name, fields, line, factor, spans, step)
+
+    def fill(
+        self,
+        job: Job,
+        name: str,
+        fields: dict[str, int],
+        line: int,
+        factor: int,
+        spans: list[tuple[int, int]],
+        step: int,
+    ) -> None:
+        """Append a fill; ``spans`` are (block, lines) read from its source line on."""
+        memory = self.spec.memory
+        total = fields["run"] * fields["inner"] * fields["outer"] * factor
+        origin = fields["source"] - (spans[0][0] * step if len(spans) == 1 else 0)
+        reads: list[Span] = [
+            ("buffer", origin + b * step, origin + b * step + n) for b, n in spans
+        ]
+        values = {
+            **fields,
+            "widen": job.widen(self.low.stored[name]),
+            "line": line % memory.operand_lines,
+        }
+        writes: list[Span] = [("operands", line, line + total)]
+        self.add("fill", {k: v for k, v in values.items() if v}, reads, writes)
+
+
+class _Stream:
+    """Rows of a job's input, appended to the operand memories as bands need them."""
+
+    def __init__(self, emitter: Emitter, job: Job, place: walk.Placement) -> None:
+        self.emitter, self.job, self.place = emitter, job, place
+        self.done: int | None = None
+        self.head = 0  # operand line where unit 0 lies, or would lie
+
+    def units(self, band: tuple[int, int]) -> tuple[int, int]:
+        """Units that a band reads."""
+        rows = input_rows(self.job, self.place.source.height, band)
+        return self.place.units(*rows) if rows[1] > rows[0] else (0, 0)
+
+    def span(self, band: tuple[int, int]) -> Span:
+        """Operand lines that a band reads."""
+        first, stop = self.units(band)
+        size = self.place.unit_lines
+        return ("operands", self.head + first * size, self.head + stop * size)
+
+    def need(self, band: tuple[int, int]) -> None:
+        """Fill what a band reads and is not there yet."""
+        first, stop = self.units(band)
+        if stop == first:
+            return
+        emitter, place = self.emitter, self.place
+        if self.done is None:
+            self.head = emitter.operand_head - first * place.unit_lines
+            self.done = first
+        elif first > self.done:
+            # Rows that no band reads are left out; what follows keeps its place.
+            self.done = first
+        name = self.job.inputs[0]
+        source = place.source
+        base, step = emitter.room.base[name], source.block_lines
+        for unit, fields in place.fills(self.done, stop, base, step, 0):
+            count = fields["run"] if place.order == "lines" else self._rows(fields) * source.width
+            first_line = unit if place.order == "lines" else unit * source.width
+            spans = [(b, count) for b in range(place.blocks)]
+            del first_line
+            emitter.fill(
+                self.job, name, fields, self.head + unit * place.unit_lines, place.factor, spans,
+                step,
+            )  # fmt: skip
+        self.done = max(self.done, stop)
+        emitter.operand_head = self.head + self.done * place.unit_lines
+
+    def _rows(self, fields: dict[str, int]) -> int:
+        if self.place.order == "rows":
+            return fields["outer"]
+        return fields["outer"] // self.place.source.width
+
+

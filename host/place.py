@@ -1,0 +1,161 @@
+"""Where tensors live: pixels a line, lines in the buffer, bytes outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from opennpe.golden import formats, lanes
+from opennpe.golden.layout import FOLDS, Layout
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.host.jobs import Job, Stored
+from opennpe.host.lower import Lowered
+from opennpe.host.weights import channel_tiles
+
+__all__ = ["Room", "allocate", "choose_folds", "layout"]
+
+
+def layout(stored: Stored, columns: int) -> Layout:
+    """The layout of a stored tensor."""
+    return Layout(
+        stored.channels, stored.height, stored.width, stored.format, stored.fold, columns
+    )
+
+
+def choose_folds(low: Lowered) -> None:
+    """As many pixels a line as the channels and the layers on both sides allow."""
+    columns = low.spec.line_words
+    written = {job.output: job for job in low.jobs}
+    for stored in low.stored.values():
+        stored.fold = max(_folds(stored, written.get(stored.name), low, columns))
+    changed = True
+    while changed:
+        changed = any([_agree(low, job) for job in low.jobs])
+
+
+def _folds(stored: Stored, job: Job | None, low: Lowered, columns: int) -> list[int]:
+    per_word = lanes.lanes(stored.format)
+    found = [1]
+    for fold in FOLDS[1:]:
+        fits = fold <= columns and stored.channels <= columns // fold * per_word
+        if job is not None:
+            same = formats.get(stored.format).bits == formats.get(job.mode_a).bits
+            fits &= same and job.lanes >= fold and stored.name not in low.whole
+        if fits:
+            found.append(fold)
+    return found
+
+
+def _agree(low: Lowered, job: Job) -> bool:
+    """Folds that a column-wise job can take: a pixel begins at a column group."""
+    if job.kind == "dense":
+        return False
+    changed = False
+    out = low.stored[job.output].fold
+    sources = [low.stored[name] for name in job.inputs]
+    limits = [job.factor(s) * out for s in sources]
+    if len(sources) > 1:
+        # Pixels of both tensors take the same number of words.
+        words = [s.fold / job.factor(s) for s in sources]
+        limits = [
+            min(limit, int(min(words) * job.factor(s)) or 1)
+            for limit, s in zip(limits, sources, strict=True)
+        ]
+        if job.factor(sources[0]) != job.factor(sources[1]):
+            limits = [1, 1]
+    for stored, limit in zip(sources, limits, strict=True):
+        if stored.fold > limit:
+            stored.fold, changed = limit, True
+    return changed
+
+
+@dataclass
+class Room:
+    """Lines of the buffer by stored tensor, and which tensors stay outside."""
+
+    base: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    streamed: set[str] = field(default_factory=set)
+    staging: int = 0
+
+
+def _needed(low: Lowered, spec: CoprocessorSpec) -> dict[str, int]:
+    """Lines of every stored tensor, with those that a job writes or reads beyond its blocks."""
+    found = {}
+    for stored in low.stored.values():
+        found[stored.name] = layout(stored, spec.line_words).lines
+    for job in low.jobs:
+        out = low.stored[job.output]
+        shape = layout(out, spec.line_words)
+        ratio = job.lanes // shape.lanes
+        if ratio > 1:
+            blocks = channel_tiles(job, spec.line_words, 1) * ratio
+            first = job.channel // (spec.line_words * shape.lanes)
+            found[out.name] = max(found[out.name], (first + blocks) * shape.block_lines)
+        if len(job.inputs) > 1:
+            blocks = max(
+                layout(low.stored[n], spec.line_words).blocks * job.factor(low.stored[n])
+                for n in job.inputs
+            )
+            for name in job.inputs:
+                own, factor = layout(low.stored[name], spec.line_words), job.factor(
+                    low.stored[name]
+                )
+                found[name] = max(found[name], -(-blocks // factor) * own.block_lines)
+    return found
+
+
+def allocate(low: Lowered, kept: set[str]) -> Room:
+    """First fit over lifetimes; tensors that find no room stay outside.
+
+    Args:
+        kept: tensors that are stored as soon as they are written.
+    """
+    del kept
+    spec = low.spec
+    room = Room(lines=_needed(low, spec))
+    first, last = _lifetimes(low)
+    while True:
+        failed = _first_fit(low, room, first, last)
+        if failed is None:
+            return room
+        room.streamed.add(failed)
+        room.staging = spec.memory.buffer_lines // 2
+
+
+def _lifetimes(low: Lowered) -> tuple[dict[str, int], dict[str, int]]:
+    """Job that first writes (or first needs) a tensor and the last one that touches it."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for index, job in enumerate(low.jobs):
+        for name in (*job.inputs, job.output):
+            first.setdefault(name, index)
+            last[name] = index
+    for name in low.network.inputs:
+        # Inputs come in before anything runs.
+        if name in first:
+            first[name] = 0
+    return first, last
+
+
+def _first_fit(
+    low: Lowered, room: Room, first: dict[str, int], last: dict[str, int]
+) -> str | None:
+    """Place every resident tensor; the largest that stands in the way if one finds no room."""
+    size = low.spec.memory.buffer_lines - room.staging
+    room.base = {}
+    names = sorted(
+        (n for n in first if n not in room.streamed), key=lambda n: (first[n], -room.lines[n])
+    )
+    for name in names:
+        others = [
+            n for n in room.base if first[n] <= last[name] and last[n] >= first[name]
+        ]
+        at = 0
+        for other in sorted(others, key=lambda n: room.base[n]):
+            if at + room.lines[name] <= room.base[other]:
+                break
+            at = max(at, room.base[other] + room.lines[other])
+        if at + room.lines[name] > size:
+            return max([name, *others], key=lambda n: room.lines[n])
+        room.base[name] = at
+    return None

@@ -1,0 +1,146 @@
+"""How a job is cut: bands of output rows, chunks of channel tiles, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from opennpe.golden.layout import Layout
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.host.jobs import Job
+from opennpe.host.walk import Placement
+
+__all__ = ["EXEC_CYCLES", "Plan", "Shape", "estimate", "make_plan"]
+
+EXEC_CYCLES = 40
+"""What an exec costs beside its steps: the way through the array and out."""
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost of a job depends on.
+
+    Attributes:
+        job, out, fold: the job, its output's layout and pixels a line.
+        place: rows in the operand memories, None for a pixelwise job.
+        tiles: channel tiles. steps: weight lines of one. cycles: of one sum.
+        weight_beats: bus beats of a channel tile's weights and parameters.
+        streamed: lines from outside come first.
+    """
+
+    job: Job
+    out: Layout
+    fold: int
+    place: Placement
+    tiles: int
+    steps: int
+    cycles: int
+    weight_beats: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bands of output rows, chunks of channel tiles, and the loop order.
+
+    ``chunks_outer``: weights are loaded once and rows again for each chunk, unless all rows fit.
+    ``resident``: all weights and parameters fit, they are loaded once in any order.
+    ``rows_fit``: all input rows fit in the operand memories at once.
+    """
+
+    bands: tuple[Range, ...]
+    chunks: tuple[Range, ...]
+    chunks_outer: bool
+    resident: bool
+    rows_fit: bool
+
+
+def input_rows(job: Job, height: int, band: Range) -> Range:
+    """Input rows that a band of output rows reads."""
+    reach = (job.kernel[0] - 1) * job.dilations[0] + 1
+    first = band[0] * job.strides[0] - job.pads[0]
+    stop = (band[1] - 1) * job.strides[0] - job.pads[0] + reach
+    first = min(max(first, 0), height)
+    return first, max(first, min(stop, height))
+
+
+def _span(shape: Shape, first: Range, last: Range) -> int:
+    """Operand lines from the first row of one band to the last of another."""
+    height = shape.place.source.height
+    rows = input_rows(shape.job, height, first)[0], input_rows(shape.job, height, last)[1]
+    units = shape.place.units(*rows) if rows[1] > rows[0] else (0, 0)
+    return (units[1] - units[0]) * shape.place.unit_lines
+
+
+def _bands(total: int, rows: int) -> tuple[Range, ...]:
+    return tuple((i, min(i + rows, total)) for i in range(0, total, rows))
+
+
+def _chunks(total: int, most: int, step: int) -> tuple[Range, ...]:
+    """Even pieces of at most ``most`` tiles, each a multiple of ``step`` but the last."""
+    count = -(-total // most)
+    size = -(-total // count)
+    size = min(-(-size // step) * step, max(most // step * step, step))
+    return tuple((i, min(i + size, total)) for i in range(0, total, size))
+
+
+def estimate(spec: CoprocessorSpec, shape: Shape, plan: Plan) -> float:
+    """Cycles of a job by closed form: the slowest unit in every band, and what nothing hides."""
+    rows = spec.array.rows
+    fills, sums = [], []
+    done = 0
+    for band in plan.bands:
+        height = shape.place.source.height
+        first, stop = shape.place.units(*input_rows(shape.job, height, band))
+        fills.append(max(stop - max(first, done), 0) * shape.place.unit_lines)
+        done = max(done, stop)
+        count = -(-(band[1] - band[0]) * shape.out.width // shape.fold)
+        sums.append(-(-count // rows) * shape.cycles)
+    room = spec.memory.operand_lines
+    overlap = [
+        _span(shape, a, b) <= room for a, b in zip(plan.bands, plan.bands[1:], strict=False)
+    ]
+
+    def pass_cycles(tiles: int, fill: bool) -> float:
+        total = float(fills[0]) if fill else 0.0
+        for i, steps in enumerate(sums):
+            following = fills[i + 1] if fill and i + 1 < len(fills) else 0
+            work = EXEC_CYCLES + tiles * steps
+            hidden = i < len(overlap) and overlap[i]
+            total += max(work, following) if hidden else work + following
+        return total
+
+    tiles = [stop - first for first, stop in plan.chunks]
+    weights = sum(tiles) * shape.weight_beats
+    if plan.chunks_outer:
+        total = sum(pass_cycles(n, i == 0 or not plan.rows_fit) for i, n in enumerate(tiles))
+        return max(total, weights)
+    times = 1 if plan.resident else len(plan.bands)
+    total = pass_cycles(sum(tiles), True) + EXEC_CYCLES * len(plan.bands) * (len(tiles) - 1)
+    return max(total, times * weights)
+
+
+def make_plan(spec: CoprocessorSpec, shape: Shape) -> Plan | None:
+    """The cheapest cut of a job, or None where not even one row and one channel tile fit."""
+    memory = spec.memory
+    step = max(shape.out.lanes // shape.job.lanes, 1)
+    most = min(memory.weight_lines // max(shape.steps, 1), memory.parameter_tiles)
+    if most < min(step, shape.tiles):
+        return None
+    height = shape.out.height
+    grain = shape.fold // math.gcd(shape.fold, shape.out.width)
+    found: list[Plan] = []
+    resident = shape.tiles <= most
+    fit = _span(shape, (0, height), (0, height)) <= memory.operand_lines
+    halves = max(min(memory.weight_lines // 2 // shape.steps, memory.parameter_tiles // 2), step)
+    cuts = {_chunks(shape.tiles, n, step) for n in (most, min(halves, most))}
+    for rows in range(grain, height + grain, grain):
+        bands = _bands(height, rows)
+        if any(_span(shape, band, band) > memory.operand_lines for band in bands):
+            break
+        for chunks in cuts:
+            plan = Plan(bands, chunks, False, resident, fit)
+            found += [plan] if len(chunks) == 1 else [plan, replace(plan, chunks_outer=True)]
+    if not found:
+        return None
+    return min(found, key=lambda p: (estimate(spec, shape, p), len(p.bands) * len(p.chunks)))
