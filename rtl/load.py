@@ -85,10 +85,14 @@ class Ask(wiring.Component):
         finished: In, a burst's last beat is taken.
         cause: Out, what is wrong with the command in CHECK; 0: nothing, or there is none.
         busy: Out, a command is held or a burst is asked for.
+        burst, asking, asked: registers and the state ASK, for proofs.
     """
 
     def __init__(self, spec: CoprocessorSpec) -> None:
         self.spec = spec
+        self.burst = axi.Burst(spec)
+        self.asking = Signal()
+        self.asked = Signal(range(spec.memory.bursts_in_flight + 1))
         super().__init__(
             {
                 "commands": In(stream.Signature(axi.command_layout("load"))),
@@ -106,11 +110,10 @@ class Ask(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         bus = self.bus
-        most = self.spec.memory.bursts_in_flight
-        asked = Signal(range(most + 1))
+        asked, most = self.asked, self.spec.memory.bursts_in_flight
         asks = Signal()
         command = Signal(axi.command_layout("load"), reset_less=True)
-        burst = axi.Burst(self.spec)
+        burst = self.burst
         burst.hold(m, bus, "ar")
         transfer = self.transfers.payload
         m.d.comb += [
@@ -137,7 +140,7 @@ class Ask(wiring.Component):
                     m.next = "ASK"
             with m.State("ASK"):
                 free = ~bus.arvalid | bus.arready
-                m.d.comb += asks.eq(free & (asked < most) & ~self.stop)
+                m.d.comb += [self.asking.eq(1), asks.eq(free & (asked < most) & ~self.stop)]
                 with m.If(self.stop | (asks & burst.last)):
                     m.next = "IDLE"
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE") | asked.any())
@@ -372,13 +375,14 @@ class Load(wiring.Component):
     def __init__(self, spec: CoprocessorSpec) -> None:
         spec.check_coprocessor()
         self.spec = spec
+        self.ask = Ask(spec)
         super().__init__(load_signature(spec))
 
     def elaborate(self, platform: Any) -> Any:
         m = Module()
         bus = self.bus
         stop = Signal()
-        m.submodules.ask = ask = Ask(self.spec)
+        m.submodules.ask = ask = self.ask
         m.submodules.assemble = assemble = Assemble(self.spec)
         fifo = SyncFIFO(width=data.StructLayout.cast(TRANSFER).size, depth=QUEUE)
         m.submodules.queue = ResetInserter(stop)(fifo)

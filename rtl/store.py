@@ -98,20 +98,24 @@ class Store(wiring.Component):
     def __init__(self, spec: CoprocessorSpec) -> None:
         spec.check_coprocessor()
         self.spec = spec
+        # Also for proofs: what is not asked for, what is not yet written, the states.
+        self.burst = axi.Burst(spec)
+        beats = axi.LINE_BITS + exact_log2(spec.beats_per_line)
+        self.beat_number, self.last_number = Signal(beats), Signal(beats)
+        self.in_burst = Signal(range(axi.burst_beats(spec)))
+        self.unanswered = Signal(range(spec.memory.bursts_in_flight + 1))
+        self.addressing, self.moving = Signal(), Signal()
         super().__init__(store_signature(spec))
 
     def elaborate(self, platform: Any) -> Any:
         m = Module()
         bus, most = self.bus, self.spec.memory.bursts_in_flight
-        stop, idle, begins, moving, asks = (
-            Signal(name=name) for name in ("stop", "idle", "begins", "moving", "asks")
-        )
+        stop, idle, begins, asks, moving = Signal(), Signal(), Signal(), Signal(), self.moving
         command = Signal(axi.command_layout("store"), reset_less=True)
-        burst = axi.Burst(self.spec)
+        burst, unanswered, complete = self.burst, self.unanswered, Signal()
         burst.hold(m, bus, "aw")
         lines = self._lines(m, command, idle, begins, moving)
         ends = self._beats(m, command, begins, lines)
-        complete, unanswered = Signal(), Signal(range(most + 1))
         may_ask = ~stop & (unanswered < most)
         with m.FSM():
             with m.State("IDLE"):
@@ -128,7 +132,8 @@ class Store(wiring.Component):
                 with m.If(stop | fault.any()):
                     m.next = "IDLE"
             with m.State("ADDRESS"):
-                m.d.comb += [moving.eq(1), asks.eq(~bus.awvalid & may_ask)]
+                m.d.comb += [moving.eq(1), self.addressing.eq(1)]
+                m.d.comb += asks.eq(~bus.awvalid & may_ask)
                 with m.If(bus.awvalid & bus.awready):
                     m.d.sync += bus.awvalid.eq(0)
                     m.next = "DATA"
@@ -193,10 +198,8 @@ class Store(wiring.Component):
         """W shows the beats of the lines in turn; whether this one is the command's last."""
         bus, beats = self.bus, self.spec.beats_per_line
         longest, skip = axi.burst_beats(self.spec), exact_log2(len(bus.wdata) // 8)
-        beat = Signal(axi.LINE_BITS + exact_log2(beats))
-        in_burst = Signal(range(longest))
+        beat, last, in_burst = self.beat_number, self.last_number, self.in_burst
         in_line = beat[: exact_log2(beats)]
-        last = Signal.like(beat)
         ends = beat == last
         m.d.comb += [
             bus.wdata.eq(lines.r_data.word_select(in_line, len(bus.wdata))),
