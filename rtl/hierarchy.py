@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In
 
 __all__ = ["Blocks", "place"]
 
-CLOCKED = re.compile(r"^\s*wire width 1 input \d+ \\clk$", re.MULTILINE)
+CLOCKED = re.compile(r"^\s*wire width 1 input \d+\s+\\clk$", re.MULTILINE)
 """In the RTLIL of a block that has registers, and so a clock and a reset."""
 
 
