@@ -390,23 +390,32 @@ class Machine:
             raise stop(1, "folded results of another width")
         tiles, lines, columns, _ = codes.shape
         # Codes of a channel tile are in channel order: the columns' lanes one after the other.
-        words = lanes.pack(out, codes.reshape(tiles, lines, -1, per_word))
         if per_word > wide:
-            part = wide * columns // per_word
+            ratio = per_word // wide
             for n in range(tiles):
-                line = command["out_line"] + n * wide // per_word * command["out_tile"]
-                place = n % (per_word // wide) * part
-                self._write(line, words[n], slice(place, place + part))
+                line = command["out_line"] + n // ratio * command["out_tile"]
+                part = codes[n].reshape(lines, -1)
+                self._write_part(line, out, part, n % ratio * part.shape[1])
             return
+        words = lanes.pack(out, codes.reshape(tiles, lines, -1, per_word))
         for n in range(tiles):
             for j in range(wide // per_word):
                 line = command["out_line"] + n * command["out_tile"] + j * command["out_block"]
-                self._write(line, words[n, :, j * columns : (j + 1) * columns], slice(None))
+                self._write(line, words[n, :, j * columns : (j + 1) * columns])
 
-    def _write(self, line: int, words: Words, where: slice) -> None:
+    def _write_part(self, line: int, out: str, codes: Ints, first: int) -> None:
+        """Some codes of each line; the rest of it stays."""
+        words = self.state.buffer[line : line + len(codes)]
+        if len(words) < len(codes):
+            raise stop(2, f"line {line + len(codes) - 1} of the buffer")
+        held = lanes.unpack(out, words)
+        held.reshape(len(words), -1)[:, first : first + codes.shape[1]] = codes
+        self._write(line, lanes.pack(out, held))
+
+    def _write(self, line: int, words: Words) -> None:
         if line + len(words) > len(self.state.buffer):
             raise stop(2, f"line {line + len(words) - 1} of the buffer")
-        self.state.buffer[line : line + len(words), where] = words
+        self.state.buffer[line : line + len(words)] = words
 
 
 def _put(memory: Words, line: int, words: Words, name: str) -> None:
