@@ -375,8 +375,13 @@ class Emitter:
             raise CompileError(f"layer '{job.name}': a pixel does not fit the operand memory")
         count = max(-(-out.pixels // most), min(4, out.pixels // (32 * grain)) or 1)
         size = -(-(-(-out.pixels // count)) // grain) * grain
-        chunk = min(spec.memory.parameter_tiles, spec.memory.weight_lines // steps, tiles)
-        chunk = max(chunk // max(out.lanes // job.lanes, 1) * max(out.lanes // job.lanes, 1), 1)
+        chunk = min(spec.memory.parameter_tiles, spec.memory.weight_lines // steps)
+        if chunk < tiles:
+            # Channel tiles that share a line stay together.
+            ratio = max(out.lanes // job.lanes, 1)
+            chunk = chunk // ratio * ratio
+        if chunk < 1:
+            raise CompileError(f"layer '{job.name}': its channel tiles do not fit the memories")
         chunks = [(n, min(n + chunk, tiles)) for n in range(0, tiles, chunk)]
         loaded: dict[tuple[int, int], tuple[int, int]] = {}
         segment = int(size * per_pixel)
@@ -392,7 +397,8 @@ class Emitter:
             for part in chunks:
                 if part not in loaded or len(chunks) > 1:
                     loaded[part] = self.chunk(job, held, *part)
-                pixel, channel = self._flat_steps(sources[0], factors[0], blocks[0], size)
+                mixed = max(factors) > 1
+                pixel, channel = self._flat_steps(sources[0], factors[0], blocks[0], size, mixed)
                 place = walk.Placement(
                     "lines", sources[0], factors[0], 1, 0, pixel, 0, 0, channel
                 )
@@ -406,13 +412,15 @@ class Emitter:
                 span = (first // out.fold, -(-run // out.fold))
                 self.finish(job, values, reads, span, part, loaded[part])
 
-    def _flat_steps(self, source: Layout, factor: int, blocks: int, size: int) -> tuple[int, int]:
+    def _flat_steps(
+        self, source: Layout, factor: int, blocks: int, size: int, mixed: bool
+    ) -> tuple[int, int]:
         """Words from pixel to pixel and from channel tile to channel tile in a segment."""
         columns = source.columns
         pixel = factor * columns // source.fold
         if blocks == 1:
             return pixel, columns
-        if factor == 1:
+        if not mixed:
             return pixel, size * pixel
         return pixel * blocks, columns
 

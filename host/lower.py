@@ -303,7 +303,7 @@ def _pointwise(
             out.name,
             mode,
             mode,
-            more.pop("out", out.format),
+            more.pop("result", out.format),
             weights.astype(formats.get(mode).dtype),
             mode,
             [0] * channels,
@@ -402,7 +402,7 @@ def _copy(
         mode = "posit4" if source.format == "fp4" else source.format
         # A posit's code times one is itself, whatever the bits stand for.
         code = _powers(mode)[0]
-        _pointwise(low, layer, (source,), out, mode, [code], 0, out=mode, **more)
+        _pointwise(low, layer, (source,), out, mode, [code], 0, result=mode, **more)
         return
     if out.format == "fp4" and source.format == "fp4" and not source.signless:
         raise refuse(layer, "-0 would lose its sign: clip the tensor before or keep its scale")
@@ -496,7 +496,7 @@ def _activate(low: Lowered, layer: L.Activate) -> None:
     )
     mode = "posit4" if x.format == "fp4" else x.format
     _pointwise(
-        low, layer, (source,), stored, mode, [_powers(mode)[0]], 0, out=mode, table=table
+        low, layer, (source,), stored, mode, [_powers(mode)[0]], 0, result=mode, table=table
     )
 
 
