@@ -496,7 +496,11 @@ class _Stream:
 
     def span(self, band: tuple[int, int]) -> Span:
         """Operand lines that a band reads."""
+        out = self.emitter.layout(self.job.output)
         first, stop = self.units(band)
+        if (band[1] - band[0]) * out.width % out.fold:
+            # The last line's spare pixels read where the next output row would.
+            stop = max(stop, self.units((band[0], band[1] + 1))[1])
         size = self.place.unit_lines
         return ("operands", self.head + first * size, self.head + stop * size)
 
