@@ -18,8 +18,9 @@ from opennpe.host.lower import Lowered
 from opennpe.host.place import Room, layout
 from opennpe.host.plan import Plan, Shape, input_rows, make_plan
 from opennpe.host.schedule import Item, Span
+from opennpe.host.split import split
 
-__all__ = ["Emitter", "Image"]
+__all__ = ["Emitter", "Held", "Image"]
 
 Words = NDArray[np.uint16]
 PIECES = 4
@@ -53,7 +54,7 @@ class Image:
 
 
 @dataclass
-class _Weights:
+class Held:
     """Where a job's weights and parameters are: outside, and in the memories when loaded."""
 
     steps: Any
@@ -133,15 +134,15 @@ class Emitter:
             self.load("buffer", base + first, lines, address)
 
     # -- weights -------------------------------------------------------------------------------
-    def prepare(self, job: Job, source: Layout, fold: int) -> _Weights:
+    def prepare(self, job: Job, source: Layout, fold: int) -> Held:
         """A job's weights and parameters in the image."""
         steps = weights.weight_steps(job, source, self.spec.line_words, fold)
-        held = _Weights(steps)
+        held = Held(steps)
         held.parameters = self.image.put(weights.parameter_lines(job, self.spec, fold))
         return held
 
     def weight_piece(
-        self, job: Job, held: _Weights, key: tuple[int, ...], steps: Any
+        self, job: Job, held: Held, key: tuple[int, ...], steps: Any
     ) -> tuple[int, int]:
         """Load weight lines (n, columns, lanes); the ring line of the first, and lines taken."""
         words = weights.narrow_lines(job, steps)
@@ -153,7 +154,7 @@ class Emitter:
         self.load("weights", line, len(words), held.address[key], job.weight_widen, factor)  # type: ignore[index]
         return line, len(words) * factor
 
-    def parameter_piece(self, held: _Weights, first: int, stop: int) -> int:
+    def parameter_piece(self, held: Held, first: int, stop: int) -> int:
         """Load channel tiles' parameters; the tile they begin at."""
         count = stop - first
         if self.parameter_head + count > self.spec.memory.parameter_tiles:
@@ -164,7 +165,7 @@ class Emitter:
         self.load("parameters", tile, count * PARAMETER_LINES, address)
         return tile
 
-    def chunk(self, job: Job, held: _Weights, first: int, stop: int) -> tuple[int, int]:
+    def chunk(self, job: Job, held: Held, first: int, stop: int) -> tuple[int, int]:
         """Ring line and parameter tile of a chunk of channel tiles, loaded now."""
         steps = held.steps[first:stop].reshape(-1, *held.steps.shape[2:])
         line, _ = self.weight_piece(job, held, (first, stop), steps)
@@ -183,27 +184,47 @@ class Emitter:
             self._windowed(job)
 
     def _windowed(self, job: Job) -> None:
+        """Bands of rows by chunks of channel tiles; of fewer blocks or pixels if they must."""
         source, out = self.layout(job.inputs[0]), self.layout(job.output)
         factor = job.factor(self.low.stored[job.inputs[0]])
-        fold = out.fold
-        place = walk.placement(job, source, factor)
-        held = self.prepare(job, source, fold)
-        tiles, steps = held.steps.shape[:2]
-        shape = Shape(
-            job, out, fold, place, tiles, steps, self._cycles(job, source, factor, fold),
-            self._beats(job, steps),
-        )  # fmt: skip
-        plan = make_plan(self.spec, shape)
-        if plan is None:
-            raise CompileError(
-                f"layer '{job.name}': neither a row nor a channel tile fits the memories"
-            )
-        if plan.chunks_outer:
-            self._chunks_outer(job, plan, place, held)
-        else:
-            self._bands_outer(job, plan, place, held)
+        held = self.prepare(job, source, out.fold)
+        for count in self._block_counts(job, source, out, factor):
+            parts = []
+            for first in range(0, source.blocks, count):
+                stop = min(first + count, source.blocks)
+                place = walk.placement(job, source, factor, (first, stop))
+                tiles = held.steps.shape[0]
+                span = (0, tiles)
+                if job.kind != "dense":
+                    span = (first * factor, min(stop * factor, tiles))
+                if span[1] <= span[0]:
+                    continue
+                steps = held.steps.shape[1]
+                shape = Shape(
+                    job, out, out.fold, place, span, steps, self._cycles(job, out.fold),
+                    self._beats(job, steps),
+                )  # fmt: skip
+                parts.append((place, make_plan(self.spec, shape)))
+            if all(plan is not None for _, plan in parts):
+                for place, plan in parts:
+                    assert plan is not None
+                    run = self._chunks_outer if plan.chunks_outer else self._bands_outer
+                    run(job, plan, place, held)
+                return
+        split(self, job, held)
 
-    def _cycles(self, job: Job, source: Layout, factor: int, fold: int) -> int:
+    def _block_counts(
+        self, job: Job, source: Layout, out: Layout, factor: int
+    ) -> list[int]:
+        """Numbers of blocks to try at a time: fewer only where channels do not meet."""
+        counts = [source.blocks]
+        if job.kind != "dense":
+            ratio = max(out.lanes // job.lanes, 1)
+            while counts[-1] > 1 and counts[-1] // 2 * factor % ratio == 0:
+                counts.append(counts[-1] // 2)
+        return counts
+
+    def _cycles(self, job: Job, fold: int) -> int:
         """Cycles of one sum."""
         taps = job.kernel[0] * job.kernel[1]
         if job.kind != "dense":
@@ -217,7 +238,7 @@ class Emitter:
         return (steps / factor + PARAMETER_LINES) * self.spec.beats_per_line
 
     def _chunks_outer(
-        self, job: Job, plan: Plan, place: walk.Placement, held: _Weights
+        self, job: Job, plan: Plan, place: walk.Placement, held: Held
     ) -> None:
         """Weights once; rows again for each chunk unless they all fit."""
         stream = None
@@ -233,7 +254,7 @@ class Emitter:
                 self.exec(job, place, stream, band, (first, stop), where)
 
     def _bands_outer(
-        self, job: Job, plan: Plan, place: walk.Placement, held: _Weights
+        self, job: Job, plan: Plan, place: walk.Placement, held: Held
     ) -> None:
         """Rows once; weights again for each band unless they all fit."""
         stream = _Stream(self, job, place)
@@ -258,7 +279,7 @@ class Emitter:
         out = self.layout(job.output)
         top = stream.head * self.spec.line_words
         if job.kind != "dense":
-            top += chunk[0] * place.channel
+            top += (chunk[0] - place.first * place.factor) * place.channel
         values = walk.places(job, self.spec, place, out.fold, band[0], 0, top)
         values |= self.sum_fields(job, place, job.taps)
         values |= {"begin": 1, "finish": 1}
@@ -275,10 +296,11 @@ class Emitter:
             values |= {"blocks": taps, "words": 1, "last_words": 1, "last_elements": 1}
             return values | {"channel_step": place.channel % walk.ADDRESS_WORDS}
         size = source.pixel_words * source.lanes
-        last = job.weights.shape[1] - (source.blocks - 1) * size
+        last = job.weights.shape[1] - (place.first + place.blocks - 1) * size
+        last = min(last, size)
         words = -(-last // job.lanes)
         return values | {
-            "blocks": source.blocks,
+            "blocks": place.blocks,
             "words": size // job.lanes,
             "last_words": words,
             "last_elements": last - (words - 1) * job.lanes,
@@ -455,6 +477,21 @@ class Emitter:
         spans = [(block, lines) for block in range(blocks)]
         self.fill(job, name, fields, line, factor, spans, step)
 
+    def rows(
+        self, job: Job, place: walk.Placement, head: int, first: int, stop: int
+    ) -> None:
+        """Fill units of a job's input; ``head`` is the operand line of unit 0."""
+        name, source = job.inputs[0], place.source
+        step = source.block_lines
+        base = self.room.base[name] + place.first * step
+        for unit, fields in place.fills(first, stop, base, step, 0):
+            count = fields["run"]
+            if place.order != "lines":
+                count *= fields["outer"]
+            spans = [(b, count) for b in range(place.blocks)]
+            line = head + unit * place.unit_lines
+            self.fill(job, name, fields, line, place.factor, spans, step)
+
     def fill(
         self,
         job: Job,
@@ -516,24 +553,6 @@ class _Stream:
         elif first > self.done:
             # Rows that no band reads are left out; what follows keeps its place.
             self.done = first
-        name = self.job.inputs[0]
-        source = place.source
-        base, step = emitter.room.base[name], source.block_lines
-        for unit, fields in place.fills(self.done, stop, base, step, 0):
-            count = fields["run"] if place.order == "lines" else self._rows(fields) * source.width
-            first_line = unit if place.order == "lines" else unit * source.width
-            spans = [(b, count) for b in range(place.blocks)]
-            del first_line
-            emitter.fill(
-                self.job, name, fields, self.head + unit * place.unit_lines, place.factor, spans,
-                step,
-            )  # fmt: skip
+        emitter.rows(self.job, place, self.head, self.done, stop)
         self.done = max(self.done, stop)
         emitter.operand_head = self.head + self.done * place.unit_lines
-
-    def _rows(self, fields: dict[str, int]) -> int:
-        if self.place.order == "rows":
-            return fields["outer"]
-        return fields["outer"] // self.place.source.width
-
-

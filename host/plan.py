@@ -24,7 +24,7 @@ class Shape:
     Attributes:
         job, out, fold: the job, its output's layout and pixels a line.
         place: rows in the operand memories, None for a pixelwise job.
-        tiles: channel tiles. steps: weight lines of one. cycles: of one sum.
+        tiles: first channel tile and the one past the last. steps: weight lines of one. cycles: of one sum.
         weight_beats: bus beats of a channel tile's weights and parameters.
         streamed: lines from outside come first.
     """
@@ -33,7 +33,7 @@ class Shape:
     out: Layout
     fold: int
     place: Placement
-    tiles: int
+    tiles: Range
     steps: int
     cycles: int
     weight_beats: float
@@ -76,12 +76,13 @@ def _bands(total: int, rows: int) -> tuple[Range, ...]:
     return tuple((i, min(i + rows, total)) for i in range(0, total, rows))
 
 
-def _chunks(total: int, most: int, step: int) -> tuple[Range, ...]:
+def _chunks(tiles: Range, most: int, step: int) -> tuple[Range, ...]:
     """Even pieces of at most ``most`` tiles, each a multiple of ``step`` but the last."""
+    first, total = tiles[0], tiles[1] - tiles[0]
     count = -(-total // most)
     size = -(-total // count)
     size = min(-(-size // step) * step, max(most // step * step, step))
-    return tuple((i, min(i + size, total)) for i in range(0, total, size))
+    return tuple((first + i, first + min(i + size, total)) for i in range(0, total, size))
 
 
 def estimate(spec: CoprocessorSpec, shape: Shape, plan: Plan) -> float:
@@ -125,12 +126,13 @@ def make_plan(spec: CoprocessorSpec, shape: Shape) -> Plan | None:
     memory = spec.memory
     step = max(shape.out.lanes // shape.job.lanes, 1)
     most = min(memory.weight_lines // max(shape.steps, 1), memory.parameter_tiles)
-    if most < min(step, shape.tiles):
+    count = shape.tiles[1] - shape.tiles[0]
+    if most < min(step, count):
         return None
     height = shape.out.height
     grain = shape.fold // math.gcd(shape.fold, shape.out.width)
     found: list[Plan] = []
-    resident = shape.tiles <= most
+    resident = count <= most
     fit = _span(shape, (0, height), (0, height)) <= memory.operand_lines
     halves = max(min(memory.weight_lines // 2 // shape.steps, memory.parameter_tiles // 2), step)
     cuts = {_chunks(shape.tiles, n, step) for n in (most, min(halves, most))}

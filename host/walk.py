@@ -28,6 +28,7 @@ class Placement:
         factor: lines that one becomes by widening.
         unit_lines: operand lines of a unit: a source line in the order "lines", else a row.
         pixel, row, block, channel: words from one to the next.
+        first: the first of the tensor's blocks that is taken.
     """
 
     order: str
@@ -39,6 +40,7 @@ class Placement:
     row: int
     block: int
     channel: int
+    first: int = 0
 
     def units(self, first: int, stop: int) -> tuple[int, int]:
         """Units that hold rows ``first`` to ``stop - 1``."""
@@ -82,26 +84,29 @@ class Placement:
         return found
 
 
-def placement(job: Job, source: Layout, factor: int, blocks: int | None = None) -> Placement:
+def placement(
+    job: Job, source: Layout, factor: int, taken: tuple[int, int] | None = None
+) -> Placement:
     """The order in which a job wants a tensor's rows.
 
     Args:
         factor: lines that one becomes by widening.
-        blocks: how many of the tensor's blocks; all unless given.
+        taken: first of the tensor's blocks taken and the one past the last; all unless given.
     """
     columns, width = source.columns, source.width
-    blocks = source.blocks if blocks is None else blocks
+    first, stop = taken or (0, source.blocks)
+    blocks = stop - first
     pixel = factor * columns // source.fold
     if blocks == 1:
-        return Placement("lines", source, factor, 1, factor, pixel, width * pixel, 0, columns)
+        row = width * pixel
+        return Placement("lines", source, factor, 1, factor, pixel, row, 0, columns, first)
     lines = blocks * width * factor
-    if job.kind == "dense" or factor == 1:
-        block = width * pixel
-        return Placement("rows", source, factor, blocks, lines, pixel, blocks * block, block, block)
-    pixel *= blocks
-    return Placement(
-        "pixels", source, factor, blocks, lines, pixel, width * pixel, factor * columns, columns
-    )
+    order, row, block, channel = "rows", width * pixel * blocks, width * pixel, width * pixel
+    if job.kind != "dense" and factor > 1:
+        # Channel tiles of all blocks lie one after the other, or one step could not reach them.
+        order, block, channel = "pixels", pixel, columns
+        pixel *= blocks
+    return Placement(order, source, factor, blocks, lines, pixel, row, block, channel, first)
 
 
 def places(
