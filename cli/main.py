@@ -334,6 +334,22 @@ def rtl(
 
 
 @app.command()
+def disasm(
+    program: Annotated[Path, typer.Argument(metavar="PROGRAM", help="A program file.")],
+    as_json: Json = False,
+) -> int:
+    """Print a program of the co-processor: what lies where, and its commands."""
+    from opennpe.cli import disasm as text
+
+    about = text.describe(program)
+    if as_json:
+        _print_json(about)
+    else:
+        print("\n".join(text.lines(about)))
+    return 0
+
+
+@app.command()
 def doctor(as_json: Json = False) -> int:
     """Say what is installed and how to cure the rest.
 
