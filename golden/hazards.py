@@ -182,6 +182,8 @@ def _executed(spec: CoprocessorSpec, command: C.Command) -> Touched:
     if C.KINDS[command["kind"]] == "dense":
         last = (command["last_words"] - 1) * per_word + command["last_elements"]
         steps = taps * ((command["blocks"] - 1) * command["words"] * per_word + last)
+    elif C.KINDS[command["kind"]] == "max":
+        steps = 1
     reads = {
         "operands": _operands(spec, command),
         "weights": _range(

@@ -331,6 +331,8 @@ class Emitter:
             per_block = (values["blocks"] - 1) * values["words"] * job.lanes
             last = (values["last_words"] - 1) * job.lanes + values["last_elements"]
             steps *= per_block + last
+        elif job.kind == "max":
+            steps = 1
         else:
             steps *= values["blocks"]
         count = chunk[1] - chunk[0]

@@ -111,6 +111,8 @@ def _weight_lines(job: Job, source: Layout, piece: _Piece) -> int:
 def _steps(job: Job, source: Layout, piece: _Piece) -> range:
     """Which of a channel tile's weight lines a piece takes; they are neighbours."""
     rows, columns = job.kernel
+    if job.kind == "max":
+        return range(1)
     taps = (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
     skipped = piece.rows[0] * columns + piece.columns[0]
     if job.kind != "dense":

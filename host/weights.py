@@ -33,6 +33,9 @@ def weight_steps(job: Job, source: Layout, columns: int, fold: int) -> Codes:
         flat = np.concatenate(parts, axis=1)
     else:
         flat = job.weights.reshape(job.channels, -1)
+        if job.kind == "max":
+            # One product a sum, whatever the window.
+            flat = flat[:, :1]
     tiles, group = channel_tiles(job, columns, fold), columns // fold
     held = np.zeros((tiles * group * job.lanes, flat.shape[1]), dtype=flat.dtype)
     held[: job.channels] = flat
