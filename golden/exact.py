@@ -100,9 +100,10 @@ def elementwise(taps: Sequence[Operand], weights: Operand) -> tuple[Ints, Ints]:
 
 
 def maximum(name: str, taps: Sequence[tuple[Ints, Ints]]) -> Ints:
-    """The largest of codes that lie inside, by the format's order; 0 where none does."""
+    """The largest of codes that lie inside, by the format's order; the lowest where none does."""
     fmt = formats.get(name)
-    best = np.zeros(taps[0][0].shape, dtype=fmt.dtype)
+    lowest = int(np.argmin(fmt.order_key(np.arange(1 << fmt.bits))))
+    best = np.full(taps[0][0].shape, lowest, dtype=fmt.dtype)
     found = np.full(best.shape, -(1 << 24), dtype=np.int64)
     for codes, inside in taps:
         keys = np.where(inside, fmt.order_key(codes).astype(np.int64), -(1 << 24))

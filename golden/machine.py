@@ -320,6 +320,8 @@ class Machine:
             per_word = lanes.lanes(self.spec.mac.formats[command["mode_a"]])
             last = (command["last_words"] - 1) * per_word + command["last_elements"]
             steps = taps * ((command["blocks"] - 1) * command["words"] * per_word + last)
+        elif C.KINDS[command["kind"]] == "max":
+            steps = 1
         ring = self.state.weights
         return ring[(command["weight_line"] + n * steps + np.arange(steps)) % len(ring)]
 

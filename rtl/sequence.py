@@ -36,8 +36,9 @@ def lanes_of(mode_a: Value, mode_b: Value) -> Value:
 class Sequence(wiring.Component):
     """Counts through pixel tiles, channel tiles, blocks, taps and words.
 
-    A *group* is a word of every fold. It lasts ``max(folds, elements)`` cycles: in the first ones
-    a fold's word is fetched, a fold a cycle.
+    A *group* is a word of every fold, fetched a fold a cycle while the group before makes its
+    steps: it lasts as many cycles as there are folds or as the group before has steps, whichever
+    are more (the first: folds).
 
     Attributes:
         command: In, the exec under way. running: In. start: In, everything from the first.
@@ -77,6 +78,7 @@ class Sequence(wiring.Component):
         block, tile, line = Signal(12), Signal(12), Signal(20)
         dense = c.kind == KINDS.index("dense")
         folds, elements = Signal(3), Signal(3)
+        before = Signal(3)  # steps of the group before, which this one's fetches hide behind
         block_last, word_last, kx_last, ky_last = Signal(), Signal(), Signal(), Signal()
         tile_last, line_last, sum_last = Signal(), Signal(), Signal()
         last_word = Mux(block_last, c.last_words, c.words)
@@ -99,7 +101,7 @@ class Sequence(wiring.Component):
             self.fold.eq(cycle),
             self.fetch.eq(self.running & (cycle < folds)),
             self.advance.eq(sum_last & tile_last),
-            self.ends.eq(self.running & (cycle + 1 == Mux(folds > elements, folds, elements))),
+            self.ends.eq(self.running & (cycle + 1 == Mux(folds > before, folds, before))),
             self.group.elements.eq(elements),
             self.group.first.eq(~(word.any() | kx.any() | ky.any() | block.any())),
             self.group.last.eq(sum_last),
@@ -108,6 +110,7 @@ class Sequence(wiring.Component):
         with m.If(self.running & self.go):
             m.d.sync += cycle.eq(Mux(self.ends, 0, cycle + 1))
         with m.If(self.ends & self.go):
+            m.d.sync += before.eq(elements)
             with m.If(~word_last):
                 m.d.sync += word.eq(word + 1)
             with m.Else():
@@ -130,6 +133,7 @@ class Sequence(wiring.Component):
         self._places(m, (word_last, kx_last, ky_last, block_last, tile_last))
         with m.If(self.start):
             m.d.sync += [s.eq(0) for s in (cycle, word, kx, ky, block, tile, line)]
+            m.d.sync += before.eq(1)
         return m
 
     def _places(self, m: Module, lasts: tuple[Signal, ...]) -> None:

@@ -1,0 +1,234 @@
+"""Cycles of one exec command, from its first fetch to its last line in the buffer.
+
+Nothing outside an exec delays it once it runs, so its cycles are a function of the command alone.
+The rules are those of the RTL (``Sequence``, ``Execute``, ``EngineArray``, ``Results``): groups of
+fetches pass in *front time*, which stands still while the array does not take a step; a step
+follows its group's last fetch by :data:`LEAD` cycles; the engines answer ``latency`` cycles after a sum's last
+step; a tile's results are gathered, move on and are written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from opennpe.golden.commands import KINDS, Command
+from opennpe.golden.formats import ENGINE_FORMATS
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.sim.jit import inlined, kernel
+
+__all__ = ["LEAD", "Exec", "Profile", "describe", "profile", "tile_count"]
+
+LEAD = 3
+"""Cycles from a group's last fetch to its first step, in front time."""
+DENSE, MAX = KINDS.index("dense"), KINDS.index("max")
+
+
+class Exec(NamedTuple):
+    """What an exec's cycles depend on, as integers."""
+
+    folds: int
+    lanes: int
+    steps: int  # of a full word
+    blocks: int
+    taps: int
+    words: int
+    last_words: int
+    last_steps: int  # of the last word
+    tiles: int
+    lines: int
+    rows: int
+    sub_lines: int  # lines a row's results make
+    line_cycles: int
+    finish: int
+    largest: int
+    latency: int
+
+
+class Profile(NamedTuple):
+    """Cycles counted from the first fetch, which is cycle 0.
+
+    Attributes:
+        taken: cycle of the last step.
+        written: cycle of the last line; of the last step where no results leave.
+        busy: steps.
+        blocked: cycles in which results kept a step waiting.
+    """
+
+    taken: int
+    written: int
+    busy: int
+    blocked: int
+
+
+def describe(spec: CoprocessorSpec, command: Command) -> Exec:
+    """The numbers of a command that count."""
+    engine = spec.engine
+    lanes = engine.lanes(ENGINE_FORMATS[command["mode_a"]])
+    out_lanes = engine.lanes(ENGINE_FORMATS[command["out"]])
+    dense = command["kind"] == DENSE
+    return Exec(
+        folds=1 << command["fold"],
+        lanes=lanes,
+        steps=lanes if dense else 1,
+        blocks=command["blocks"],
+        taps=command["kernel_y"] * command["kernel_x"],
+        words=command["words"],
+        last_words=command["last_words"],
+        last_steps=command["last_elements"] if dense else 1,
+        tiles=command["tiles"],
+        lines=command["lines"],
+        rows=spec.array.rows,
+        sub_lines=max(1, lanes // out_lanes),
+        line_cycles=out_lanes + 2 if command["table"] else 1,
+        finish=command["finish"],
+        largest=int(command["kind"] == MAX),
+        latency=engine.latency,
+    )
+
+
+def tile_count(e: Exec) -> int:
+    """Results that leave as tiles, and so entries of a schedule."""
+    return -(-e.lines // e.rows) * e.tiles if e.finish else 0
+
+
+@inlined
+def _sum_cycles(e: Exec) -> int:
+    """Fetch cycles of a sum."""
+    full = max(e.folds, e.steps)
+    last = max(e.folds, e.last_steps)
+    inner = (e.last_words - 1) * full + last
+    return e.taps * ((e.blocks - 1) * e.words * full + inner)
+
+
+@inlined
+def _lead(e: Exec) -> int:
+    """Front time of the first step: a group is fetched, gathered and taken."""
+    return e.folds + LEAD - 1
+
+
+@inlined
+def _sum_steps(e: Exec) -> int:
+    """Steps of a sum."""
+    inner = (e.last_words - 1) * e.steps + e.last_steps
+    return e.taps * ((e.blocks - 1) * e.words * e.steps + inner)
+
+
+@inlined
+def _tile_cycles(e: Exec, line: int) -> int:
+    """Cycles that writing a tile takes whose first pixel line is ``line``."""
+    return min(e.rows, e.lines - line) * e.sub_lines * e.line_cycles
+
+
+@inlined
+def _offers(e: Exec, front: int, period: int) -> bool:
+    """Whether there is a step in this cycle of front time, given fetches that never end."""
+    at = front - _lead(e)
+    if at < 0:
+        return False
+    within = at % period
+    full, last = max(e.folds, e.steps), max(e.folds, e.last_steps)
+    if e.largest:
+        return within == period - last
+    head = (e.blocks - 1) * e.taps * e.words * full
+    if within < head:
+        return within % full < e.steps
+    inner = (e.last_words - 1) * full
+    rest = (within - head) % (inner + last)
+    if rest < inner:
+        return rest % full < e.steps
+    return rest - inner < e.last_steps
+
+
+@kernel()
+def profile(e: Exec, schedule: NDArray[np.int64]) -> Profile:
+    """Cycles of an exec; fills ``schedule``, (tiles, 2): first written cycle less one, cycles."""
+    period, steps = _sum_cycles(e), _sum_steps(e)
+    last_front = _lead(e) - max(e.folds, e.last_steps) + e.last_steps - 1
+    if not e.finish:
+        taken = period + last_front
+        return Profile(taken, taken, steps, 0)
+    row_tiles = -(-e.lines // e.rows)
+    sums = row_tiles * e.tiles
+    longest = _tile_cycles(e, 0)
+    if period > e.lanes and longest <= period:
+        return _even(e, schedule, period, steps, sums, last_front)
+    return _stepped(e, schedule, period, steps, sums, last_front)
+
+
+@inlined
+def _even(
+    e: Exec, schedule: NDArray[np.int64], period: int, steps: int, sums: int, last_front: int
+) -> Profile:
+    """Sums that are long enough for the results of the one before: nothing ever waits."""
+    moved = 0
+    for s in range(sums):
+        accepted = (s + 1) * period + last_front
+        moved = accepted + e.latency + e.lanes
+        schedule[s, 0] = moved
+        schedule[s, 1] = _tile_cycles(e, s // e.tiles * e.rows)
+    taken = sums * period + last_front
+    return Profile(taken, moved + schedule[sums - 1, 1], steps * sums, 0)
+
+
+@inlined
+def _stepped(
+    e: Exec, schedule: NDArray[np.int64], period: int, steps: int, sums: int, last_front: int
+) -> Profile:
+    """Cycle by cycle: results may keep the array waiting."""
+    # Sums whose results are under way: the engines' time at which each was accepted, in a ring.
+    ring = np.zeros(64, dtype=np.int64)
+    accepted = answered = gathered = 0
+    front = moves = 0
+    ahead = 0  # lanes of the sum before that have not left
+    full = False
+    left = 0
+    blocked = taken = cycle = 0
+    while True:
+        valid = answered < accepted and moves >= ring[answered % 64] + e.latency
+        lane = moves - ring[answered % 64] - e.latency
+        move = not valid or not full
+        done = left == 1
+        go = True
+        lasts = accepted < sums and front == (accepted + 1) * period + last_front
+        if accepted < sums and _offers(e, front, period):
+            go = move and not (lasts and ahead > 0)
+            if not go and valid and full:
+                blocked += 1
+        takes = go and lasts
+        passes = full and (left == 0 or done)
+        if left > 0:
+            left -= 1
+        if passes:
+            width = _tile_cycles(e, gathered // e.tiles * e.rows)
+            schedule[gathered, 0] = cycle
+            schedule[gathered, 1] = width
+            left = width
+            gathered += 1
+            full = False
+        if valid and move and lane == e.lanes - 1:
+            full = True
+            answered += 1
+        if takes:
+            ring[accepted % 64] = moves
+            accepted += 1
+            taken = cycle
+        if move:
+            if takes:
+                ahead = e.lanes - 1
+            elif ahead > 0:
+                ahead -= 1
+            moves += 1
+        if go:
+            front += 1
+        if done and gathered == sums and left == 0:
+            return Profile(taken, cycle, steps * sums, blocked)
+        cycle += 1
+
+
+def schedule_of(spec: CoprocessorSpec, command: Command) -> tuple[Profile, NDArray[Any]]:
+    """Profile and schedule of one command."""
+    e = describe(spec, command)
+    schedule = np.zeros((max(1, tile_count(e)), 2), dtype=np.int64)
+    return profile(e, schedule), schedule
