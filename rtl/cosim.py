@@ -31,7 +31,17 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import tools, verilated
 from opennpe.rtl.top_verilog import TOP, coprocessor_verilog, hierarchical, layout
 
-__all__ = ["CHANNELS", "EVENT", "PATIENCE", "Cosim", "Done", "Mischief", "Start"]
+__all__ = [
+    "CHANNELS",
+    "EVENT",
+    "PATIENCE",
+    "Cosim",
+    "Done",
+    "Mischief",
+    "Start",
+    "build",
+    "waves_kind",
+]
 
 HARNESS = Path(__file__).with_name("cosim.cpp")
 PATIENCE = 200_000
@@ -378,6 +388,21 @@ def build(spec: CoprocessorSpec, waves: Waves = "", verilog: str | None = None) 
     if waves:
         flags = (*flags, f"--trace-{waves}")
     return verilated.library(TOP, sources, flags)
+
+
+def waves_kind(path: str | Path | None) -> Waves:
+    """The kind of waveforms that a file's suffix asks for, "" without a file.
+
+    Raises:
+        ToolError: another suffix.
+    """
+    kinds: dict[str, Waves] = {".fst": "fst", ".vcd": "vcd"}
+    if path is None:
+        return ""
+    suffix = Path(path).suffix
+    if suffix not in kinds:
+        raise ToolError(f"waveforms go to a .fst or a .vcd file, not '{path}'")
+    return kinds[suffix]
 
 
 def _offset(register: str | int) -> int:
