@@ -105,6 +105,7 @@ class Store(wiring.Component):
         self.in_burst = Signal(range(axi.burst_beats(spec)))
         self.unanswered = Signal(range(spec.memory.bursts_in_flight + 1))
         self.addressing, self.moving = Signal(), Signal()
+        self.lines = SyncFIFO(width=8 * spec.line_bytes, depth=LINES)
         super().__init__(store_signature(spec))
 
     def elaborate(self, platform: Any) -> Any:
@@ -114,8 +115,8 @@ class Store(wiring.Component):
         command = Signal(axi.command_layout("store"), reset_less=True)
         burst, unanswered, complete = self.burst, self.unanswered, Signal()
         burst.hold(m, bus, "aw")
-        lines = self._lines(m, command, idle, begins, moving)
-        ends = self._beats(m, command, begins, lines)
+        self._read_ahead(m, command, idle, begins)
+        ends = self._beats(m, command, begins)
         may_ask = ~stop & (unanswered < most)
         with m.FSM():
             with m.State("IDLE"):
@@ -140,7 +141,7 @@ class Store(wiring.Component):
                 with m.Elif(~bus.awvalid & stop):
                     m.next = "ANSWERS"
             with m.State("DATA"):
-                m.d.comb += [moving.eq(1), bus.wvalid.eq(lines.r_rdy)]
+                m.d.comb += [moving.eq(1), bus.wvalid.eq(self.lines.r_rdy)]
                 with m.If(self.beat & bus.wlast):
                     m.d.comb += asks.eq(~ends & may_ask)
                     m.d.sync += complete.eq(ends)
@@ -172,16 +173,14 @@ class Store(wiring.Component):
             (command.line + command.lines > self.spec.memory.buffer_lines, BEYOND),
         )
 
-    def _lines(
-        self, m: Module, command: Any, idle: Signal, begins: Signal, moving: Signal
-    ) -> SyncFIFO:
-        """Reads lines ahead into the queue returned."""
+    def _read_ahead(self, m: Module, command: Any, idle: Signal, begins: Signal) -> None:
+        """Lines of the buffer enter the queue."""
+        lines = self.lines
         line, left = Signal(axi.LINE_BITS), Signal(axi.LINE_BITS)
         claimed, arrives, asked = Signal(range(LINES + 1)), Signal(), Signal()
-        lines = SyncFIFO(width=len(self.data), depth=LINES)
         m.submodules.lines = ResetInserter(idle)(lines)
         m.d.comb += [
-            self.reads.valid.eq(moving & left.any() & (claimed < LINES)),
+            self.reads.valid.eq(self.moving & left.any() & (claimed < LINES)),
             self.reads.payload.eq(line),
             asked.eq(self.reads.valid & self.reads.ready),
             lines.w_data.eq(self.data),
@@ -192,11 +191,10 @@ class Store(wiring.Component):
             m.d.sync += [line.eq(line + 1), left.eq(left - 1)]
         with m.If(begins):
             m.d.sync += [line.eq(command.line), left.eq(command.lines), claimed.eq(0)]
-        return lines
 
-    def _beats(self, m: Module, command: Any, begins: Signal, lines: SyncFIFO) -> Value:
+    def _beats(self, m: Module, command: Any, begins: Signal) -> Value:
         """W shows the beats of the lines in turn; whether this one is the command's last."""
-        bus, beats = self.bus, self.spec.beats_per_line
+        bus, lines, beats = self.bus, self.lines, self.spec.beats_per_line
         longest, skip = axi.burst_beats(self.spec), exact_log2(len(bus.wdata) // 8)
         beat, last, in_burst = self.beat_number, self.last_number, self.in_burst
         in_line = beat[: exact_log2(beats)]
