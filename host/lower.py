@@ -468,9 +468,17 @@ def _activation_table(low: Lowered, layer: L.Activate) -> Codes:
     return np.asarray(found).reshape(-1)
 
 
+def _wide(x: Tensor, out: Tensor) -> bool:
+    """Whether a table cannot lead from one tensor's codes to another's."""
+    bits = [formats.get(t.format).bits for t in (x, out)]
+    return max(bits) > 8 or bits[0] != bits[1]
+
+
 def _fuse(low: Lowered, layer: L.Activate, readers: dict[str, int], kept: set[str]) -> bool:
     """Look the activation up on the way out of the layer before, if nothing else needs that."""
     name = layer.inputs[0]
+    if _wide(*(low.tensor(n) for n in (name, layer.output))) and _bounds(layer) is not None:
+        return False
     if readers[name] > 1 or name in kept or low.root.get(name) != name or not low.jobs:
         return False
     job = low.jobs[-1]
@@ -485,11 +493,28 @@ def _fuse(low: Lowered, layer: L.Activate, readers: dict[str, int], kept: set[st
     return True
 
 
+def _bounds(layer: L.Activate) -> L.Clip | None:
+    """The real bounds of an activation that only clips."""
+    params = dict(layer.params)
+    clips = {
+        "relu": (0.0, math.inf),
+        "relu6": (0.0, 6.0),
+        "clip": (params.get("min", -math.inf), params.get("max", math.inf)),
+    }
+    return clips.get(layer.kind)
+
+
 def _activate(low: Lowered, layer: L.Activate) -> None:
     (x,), out = low.network.layer_tensors(layer)
     source = low.held(x.name)
     for tensor in (x, out):
         _engine_format(low, layer, tensor.format)
+    bounds = _bounds(layer)
+    if _wide(x, out) and bounds is not None:
+        shape = (source.channels, source.height, source.width)
+        stored = low.new(out, shape, bounds[0] >= 0)
+        _copy(low, layer, source, stored, clamp=_clamp(low, out, bounds))
+        return
     table = _activation_table(low, layer)
     stored = low.new(
         out, (source.channels, source.height, source.width), not (table == 8).any()
