@@ -25,6 +25,38 @@ SHIFT_WORDS = 4
 """Words of a parameter record that hold shifts, one a lane."""
 
 
+def _controls(spec: CoprocessorSpec) -> dict[str, Any]:
+    """What all rows are told alike."""
+    bits = 8 * spec.line_bytes
+    return {
+        "step": In(1),
+        "group_first": In(1),
+        "group_last": In(1),
+        "sum_first": In(1),
+        "sum_last": In(1),
+        "element": In(2),
+        "kind": In(2),
+        "fold": In(2),
+        "mode_a": In(2),
+        "mode_b": In(2),
+        "out": In(2),
+        "weights": In(bits),
+        "parameters": In(PARAMETER_LINES * bits),
+        "ready": In(1),
+    }
+
+
+def _answers(spec: CoprocessorSpec, codes: int) -> dict[str, Any]:
+    """What a row or all of them answer."""
+    return {
+        "go": Out(1),
+        "valid": Out(1),
+        "codes": Out(codes * WORD_BITS),
+        "lane": Out(ceil_log2(ports.lane_count(spec.engine))),
+        "last_lane": Out(1),
+    }
+
+
 class EngineArray(wiring.Component):
     """``rows x columns`` engines in step. All take a word pair in the same cycle or none does.
 
@@ -42,38 +74,44 @@ class EngineArray(wiring.Component):
     def __init__(self, spec: CoprocessorSpec) -> None:
         self.spec = spec
         rows, columns = spec.array.rows, spec.array.columns
-        bits = 8 * spec.line_bytes
-        super().__init__(
-            {
-                "step": In(1),
-                "group_first": In(1),
-                "group_last": In(1),
-                "sum_first": In(1),
-                "sum_last": In(1),
-                "element": In(2),
-                "kind": In(2),
-                "fold": In(2),
-                "mode_a": In(2),
-                "mode_b": In(2),
-                "out": In(2),
-                "words": In(rows * bits),
-                "inside": In(rows * FOLDS),
-                "weights": In(bits),
-                "parameters": In(PARAMETER_LINES * bits),
-                "go": Out(1),
-                "valid": Out(1),
-                "ready": In(1),
-                "codes": Out(rows * columns * WORD_BITS),
-                "lane": Out(ceil_log2(ports.lane_count(spec.engine))),
-                "last_lane": Out(1),
-            }
-        )
+        lines = {"words": In(rows * 8 * spec.line_bytes), "inside": In(rows * FOLDS)}
+        super().__init__(_controls(spec) | lines | _answers(spec, rows * columns))
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        rows = [EngineRow(self.spec) for _ in range(self.spec.array.rows)]
+        for r, row in enumerate(rows):
+            place(m, platform, f"row{r}", row)
+            m.d.comb += [
+                getattr(row, name).eq(getattr(self, name)) for name in _controls(self.spec)
+            ]
+            m.d.comb += [
+                row.words.eq(self.words.word_select(r, len(row.words))),
+                row.covered.eq(self.inside.word_select(r, FOLDS)),
+                self.codes.word_select(r, len(row.codes)).eq(row.codes),
+            ]
+        # All rows are in step: one speaks for all.
+        m.d.comb += [
+            getattr(self, name).eq(getattr(rows[0], name))
+            for name in ("go", "valid", "lane", "last_lane")
+        ]
+        return m
+
+
+class EngineRow(wiring.Component):
+    """The engines of a row; ports as those of :class:`EngineArray`, ``covered`` is ``inside``."""
+
+    module_name = "engine_row"
+
+    def __init__(self, spec: CoprocessorSpec) -> None:
+        self.spec = spec
+        # "inside" is a word of SystemVerilog.
+        lines = {"words": In(8 * spec.line_bytes), "covered": In(FOLDS)}
+        super().__init__(_controls(spec) | lines | _answers(spec, spec.array.columns))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         spec = self.spec
-        rows, columns = spec.array.rows, spec.array.columns
-        bits = 8 * spec.line_bytes
         dense = self.kind == KINDS.index("dense")
         largest = self.kind == KINDS.index("max")
         lanes = Signal(3)
@@ -83,51 +121,42 @@ class EngineArray(wiring.Component):
             # A maximum is found first and goes through the engines once.
             offered.eq(self.step & (~largest | self.group_last)),
         ]
-        codes = []
-        engine = None
-        for r in range(rows):
-            line = self.words[r * bits : (r + 1) * bits]
-            inside = self.inside[r * FOLDS : (r + 1) * FOLDS]
-            shared = self._elements(m, line, lanes, r)
-            for column in range(columns):
-                name = f"engine{r}_{column}"
-                own = line.word_select(column, WORD_BITS)
-                found = self._largest(m, platform, f"{r}_{column}", own, inside, column)
-                a = Mux(dense, self._of_fold(shared, column), Mux(largest, found, own))
-                engine = Engine(spec.engine)
-                place(m, platform, name, engine)
-                word = engine.words.payload
-                m.d.comb += [
-                    engine.words.valid.eq(offered),
-                    word.a.eq(a),
-                    word.b.eq(self.weights.word_select(column, WORD_BITS)),
-                    word.mode_a.eq(self.mode_a),
-                    word.mode_b.eq(self.mode_b),
-                    word.first.eq(self.sum_first),
-                    word.last.eq(self.sum_last),
-                    word.bias.eq(self._bias(column)),
-                    word.shift.eq(self._shift(column)),
-                    word.out.eq(self.out),
-                    engine.results.ready.eq(self.ready),
-                    engine.underflow_zero.eq(spec.underflow == "zero"),
-                ]
-                codes.append(engine.results.payload.code)
-        assert engine is not None
+        shared = self._elements(m, self.words, lanes)
+        engines = [Engine(spec.engine) for _ in range(spec.array.columns)]
+        for column, engine in enumerate(engines):
+            own = self.words.word_select(column, WORD_BITS)
+            found = self._largest(m, platform, own, column)
+            place(m, platform, f"engine{column}", engine)
+            word = engine.words.payload
+            m.d.comb += [
+                engine.words.valid.eq(offered),
+                word.a.eq(Mux(dense, self._of_fold(shared, column), Mux(largest, found, own))),
+                word.b.eq(self.weights.word_select(column, WORD_BITS)),
+                word.mode_a.eq(self.mode_a),
+                word.mode_b.eq(self.mode_b),
+                word.first.eq(self.sum_first),
+                word.last.eq(self.sum_last),
+                word.bias.eq(self._bias(column)),
+                word.shift.eq(self._shift(column)),
+                word.out.eq(self.out),
+                engine.results.ready.eq(self.ready),
+                engine.underflow_zero.eq(spec.underflow == "zero"),
+            ]
         m.d.comb += [
-            self.go.eq(~offered | engine.words.ready),
-            self.valid.eq(engine.results.valid),
-            self.codes.eq(Cat(*codes)),
-            self.lane.eq(engine.results.payload.lane),
-            self.last_lane.eq(engine.results.payload.last),
+            self.go.eq(~offered | engines[0].words.ready),
+            self.valid.eq(engines[0].results.valid),
+            self.codes.eq(Cat(engine.results.payload.code for engine in engines)),
+            self.lane.eq(engines[0].results.payload.lane),
+            self.last_lane.eq(engines[0].results.payload.last),
         ]
         return m
 
-    def _elements(self, m: Module, line: Value, lanes: Signal, row: int) -> list[Value]:
+    def _elements(self, m: Module, line: Value, lanes: Signal) -> list[Value]:
         """The current element of every fold's word, in all lanes."""
         found = []
         for fold in range(max_folds(self.spec)):
             word = line.word_select(fold, WORD_BITS)
-            element = Signal(WORD_BITS, name=f"element{row}_{fold}")
+            element = Signal(WORD_BITS, name=f"element{fold}")
             half = word.word_select(self.element[0], WORD_BITS // 2)
             quarter = word.word_select(self.element, WORD_BITS // SLOTS)
             m.d.comb += element.eq(
@@ -146,14 +175,12 @@ class EngineArray(wiring.Component):
     def _fold_of(self, column: int, log2: int) -> int:
         return (column << log2) // self.spec.array.columns
 
-    def _largest(
-        self, m: Module, platform: Any, name: str, own: Value, inside: Value, column: int
-    ) -> Value:
+    def _largest(self, m: Module, platform: Any, own: Value, column: int) -> Value:
         """The largest of the column's words so far, this one included if it lies inside."""
-        so_far = Signal(WORD_BITS, name=f"largest{name}", reset_less=True)
+        so_far = Signal(WORD_BITS, name=f"largest{column}", reset_less=True)
         block = Larger()
-        place(m, platform, f"larger{name}", block)
-        lies = Array(inside[self._fold_of(column, log2)] for log2 in self._folds())[self.fold]
+        place(m, platform, f"larger{column}", block)
+        lies = Array(self.covered[self._fold_of(column, log2)] for log2 in self._folds())[self.fold]
         fp4 = self.mode_a == ENGINE_FORMATS.index("fp4")
         # The lowest code of each format: NaR, and for fp4 the largest negative number.
         lowest = Mux(

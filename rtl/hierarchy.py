@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockSignal, Fragment, Instance, Module, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -40,7 +40,8 @@ class Blocks:
         """
         name = f"{self.prefix}_{block.module_name}"
         if name in self.texts:
-            Fragment.get(block, self)  # elaborated, as a block that is placed must be
+            # Amaranth warns of a block that is never elaborated; once a module is enough.
+            block._MustUse__used = True
         else:
             self.texts[name] = ""
             self.texts[name] = rtlil.convert(block, name=name, platform=self, emit_src=False)

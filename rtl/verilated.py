@@ -18,7 +18,9 @@ FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno
 """Verilator's options for speed; Amaranth's Verilog is full of what its lint complains of."""
 JOBS = 2
 """Compilers at once: more would not fit the memory of small machines."""
-COMPILER_FLAGS = "-O3 -fPIC -fvisibility=hidden"
+COMPILER_FLAGS = "-fPIC -fvisibility=hidden"
+OPTIMISE = "OPT_FAST=-O3 OPT_SLOW=-O0 OPT_GLOBAL=-O2"
+"""What runs every cycle is worth the compiler's time; what runs once is half of the code."""
 
 
 def cache_folder() -> Path:
@@ -47,7 +49,7 @@ def library(
         ToolError: Verilator or the compiler is missing, or the build failed.
     """
     options = [*FLAGS, *flags, "-CFLAGS", COMPILER_FLAGS, "-LDFLAGS", " ".join(["-shared", *link])]
-    parts = [top, *(part for item in sorted(sources.items()) for part in item), *options]
+    parts = [top, *(part for item in sorted(sources.items()) for part in item), *options, OPTIMISE]
     key = hashlib.sha256()
     for part in (*parts, tools.versions()):
         key.update(hashlib.sha256(part.encode()).digest())
@@ -78,6 +80,8 @@ def _cache() -> Path:
 
 
 def _verilate(folder: Path, top: str, files: Sequence[str], options: Sequence[str]) -> None:
+    environment = tools.build_environment()
+    environment["MAKEFLAGS"] += f" {OPTIMISE}"
     tools.run(
         [
             tools.verilator(),
@@ -88,5 +92,5 @@ def _verilate(folder: Path, top: str, files: Sequence[str], options: Sequence[st
             *(str(folder / file) for file in files),
         ],
         folder=folder,
-        environment=tools.build_environment(),
+        environment=environment,
     )
