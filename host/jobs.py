@@ -25,7 +25,7 @@ class Stored:
         format: of its codes.
         scale: exponent of its unit.
         fold: pixels a line; chosen after all jobs are known.
-        signless: holds no code of -0.
+        positive: holds no negative value and no -0.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Stored:
     format: str
     scale: int
     fold: int = 1
-    signless: bool = False
+    positive: bool = False
 
     @property
-    def pixels(self) -> int:
-        """Pixels of it."""
-        return self.height * self.width
+    def signless(self) -> bool:
+        """Whether it has no -0, which a product would turn into +0."""
+        return self.positive or self.format != "fp4"
 
 
 @dataclass

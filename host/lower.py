@@ -49,14 +49,10 @@ class Lowered:
         """The network's tensor."""
         return self.network.tensors[name]
 
-    def new(self, tensor: Tensor, shape: tuple[int, int, int], signless: bool = False) -> Stored:
+    def new(self, tensor: Tensor, shape: tuple[int, int, int], positive: bool = False) -> Stored:
         """Room for a network tensor, stored as (channels, height, width)."""
         stored = Stored(
-            tensor.name,
-            *shape,
-            tensor.format,
-            tensor.scale,
-            signless=signless or tensor.format != "fp4",
+            tensor.name, *shape, tensor.format, tensor.scale, positive=positive
         )
         self.stored[tensor.name] = stored
         self.root[tensor.name] = tensor.name
@@ -102,8 +98,7 @@ def lower(
         shape = image(tensor.shape)
         if shape is None:
             shape = (math.prod(tensor.shape) or 1, 1, 1)
-        low.new(tensor, shape, signless=name in network.constants and not _has_minus_zero(
-            tensor, network.constants[name]))
+        low.new(tensor, shape)
     readers: dict[str, int] = {}
     for layer in network.layers:
         for name in layer.inputs:
@@ -131,10 +126,6 @@ def lower(
         source = host.input.name if host else name
         low.outputs.append(Output(network.tensors[name], low.root[source], host))
     return low
-
-
-def _has_minus_zero(tensor: Tensor, codes: Codes) -> bool:
-    return tensor.format == "fp4" and bool((np.asarray(codes) == 8).any())
 
 
 # -- products ----------------------------------------------------------------------------------
@@ -425,7 +416,7 @@ def _convert(low: Lowered, layer: L.Convert | L.Reshape | L.Transpose) -> None:
     if (x.format, x.scale) == (out.format, out.scale) and x.name not in low.network.constants:
         low.root[out.name] = source.name
         return
-    stored = low.new(out, (source.channels, source.height, source.width), source.signless)
+    stored = low.new(out, (source.channels, source.height, source.width), source.positive)
     _copy(low, layer, source, stored)
 
 
@@ -440,7 +431,7 @@ def _concat(low: Lowered, layer: L.Concat) -> None:
         for s, t in zip(sources, ins, strict=True)
     ):
         raise refuse(layer, "it reads a tensor stored in another order")
-    stored = low.new(out, shape, all(s.signless for s in sources))
+    stored = low.new(out, shape, all(s.positive for s in sources))
     block = low.spec.line_words * lanes.lanes(out.format)
     at = 0
     for source in sources:
@@ -468,6 +459,11 @@ def _activation_table(low: Lowered, layer: L.Activate) -> Codes:
     return np.asarray(found).reshape(-1)
 
 
+def _positive(name: str, codes: Codes) -> bool:
+    """Whether no code stands for a negative value or for -0."""
+    return not np.signbit(formats.get(name).values[codes]).any()
+
+
 def _wide(x: Tensor, out: Tensor) -> bool:
     """Whether a table cannot lead from one tensor's codes to another's."""
     bits = [formats.get(t.format).bits for t in (x, out)]
@@ -487,7 +483,7 @@ def _fuse(low: Lowered, layer: L.Activate, readers: dict[str, int], kept: set[st
     table = _activation_table(low, layer)
     _, out = low.network.layer_tensors(layer)
     old = low.stored.pop(name)
-    low.new(out, (old.channels, old.height, old.width), not (table == 8).any())
+    low.new(out, (old.channels, old.height, old.width), _positive(out.format, table))
     job.table, job.output = table, out.name
     job.layers.append(layer.name)
     return True
@@ -552,7 +548,7 @@ def _pool(low: Lowered, layer: L.Pool) -> None:
     )
     size = _two(out.shape[2:], 1)
     rounding.check_terms(low.spec, layer, mode, mode, int(np.prod(weights.shape[1:])))
-    low.new(out, (out.shape[1], *size), source.signless and layer.kind == "max")
+    low.new(out, (out.shape[1], *size), source.positive)
     low.jobs.append(
         Job(
             layer.name,
