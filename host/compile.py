@@ -40,28 +40,26 @@ def compile(  # noqa: A001 - what it does is called so
     choose_folds(low)
     kept = _kept(low, keep)
     room = allocate(low, kept)
-    if room.streamed:
-        raise CompileError(
-            f"network '{network.name}': tensor '{sorted(room.streamed)[0]}' does not fit the buffer"
-        )
     image = Image(spec)
     emitter = Emitter(low, room, image, {})
-    roles = _outside(low, emitter, kept)
+    roles = _outside(low, emitter, kept, room.streamed)
     used = {name for job in low.jobs for name in job.inputs}
     arrived: set[str] = set()
     for name in network.inputs:
-        if name in used:
+        if name in used and name not in room.streamed:
             emitter.bring(name)
             arrived.add(name)
     last = {job.output: index for index, job in enumerate(low.jobs)}
     for index, job in enumerate(low.jobs):
         for name in job.inputs:
-            if roles.get(name) == "constant" and name not in arrived:
+            resident = name not in arrived and name not in room.streamed
+            if roles.get(name) == "constant" and resident:
                 emitter.bring(name)
                 arrived.add(name)
         emitter.job(job)
         name = job.output
-        if roles.get(name) in ("output", "kept") and last[name] == index:
+        wanted = roles.get(name) in ("output", "kept") and name not in room.streamed
+        if wanted and last[name] == index:
             emitter.store(room.base[name], emitter.layout(name).lines, emitter.addresses[name])
     return _program(low, emitter, roles)
 
@@ -79,7 +77,9 @@ def _kept(low: Lowered, keep: Iterable[str] | str) -> set[str]:
     return found & written
 
 
-def _outside(low: Lowered, emitter: Emitter, kept: set[str]) -> dict[str, str]:
+def _outside(
+    low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str]
+) -> dict[str, str]:
     """Addresses outside and roles of tensors, by name; those written come first."""
     roles: dict[str, str] = {}
     used = {name for job in low.jobs for name in job.inputs}
@@ -90,6 +90,8 @@ def _outside(low: Lowered, emitter: Emitter, kept: set[str]) -> dict[str, str]:
             roles[name] = "output"
     for name in kept:
         roles.setdefault(name, "kept")
+    for name in sorted(streamed & written):
+        roles.setdefault(name, "stream")
     for name in roles:
         emitter.addresses[name] = emitter.image.reserve(emitter.layout(name).lines)
     emitter.image.writable = emitter.image.size

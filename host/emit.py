@@ -80,6 +80,7 @@ class Emitter:
     operand_head: int = 0
     weight_head: int = 0
     parameter_head: int = 0
+    staging_head: int = 0
     layer: str = ""
 
     @property
@@ -122,6 +123,30 @@ class Emitter:
         writes = [("outside", address // size, address // size + lines)]
         values = {"line": line, "lines": lines, "address": address}
         self.add("store", values, [("buffer", line, line + lines)], writes)
+
+    def stage(self, lines: int) -> int:
+        """Buffer line of room for a tensor's lines on their way in or out."""
+        room = self.room
+        if lines > room.staging:
+            raise CompileError(
+                f"layer '{self.layer}': {lines} lines at a time do not fit {room.staging} of the "
+                "buffer"
+            )
+        if self.staging_head + lines > room.staging:
+            self.staging_head = 0
+        first = self.spec.memory.buffer_lines - room.staging + self.staging_head
+        self.staging_head += lines
+        return first
+
+    def stage_in(self, name: str, blocks: tuple[int, int], first: int, lines: int) -> int:
+        """Load lines ``first`` on of some blocks of a streamed tensor, a block after the other."""
+        shape = self.layout(name)
+        line = self.stage((blocks[1] - blocks[0]) * lines)
+        for block in range(blocks[0], min(blocks[1], shape.blocks)):
+            skip = block * shape.block_lines + first
+            address = self.addresses[name] + skip * self.spec.line_bytes
+            self.load("buffer", line + (block - blocks[0]) * lines, lines, address)
+        return line
 
     def bring(self, name: str) -> None:
         """Load a whole tensor from outside into its room."""
@@ -203,6 +228,7 @@ class Emitter:
                 shape = Shape(
                     job, out, out.fold, place, span, steps, self._cycles(job, out.fold),
                     self._beats(job, steps),
+                    self.room.staging // 2 if job.output in self.room.streamed else None,
                 )  # fmt: skip
                 parts.append((place, make_plan(self.spec, shape)))
             if all(plan is not None for _, plan in parts):
@@ -324,7 +350,8 @@ class Emitter:
             where: weight ring line and parameter tile.
         """
         out = self.layout(job.output)
-        base, step = self.room.base[job.output], out.block_lines
+        streamed = job.output in self.room.streamed
+        step = lines[1] if streamed else out.block_lines
         names = self.spec.mac.formats
         steps = values["kernel_y"] * values["kernel_x"]
         if job.kind == "dense":
@@ -339,8 +366,12 @@ class Emitter:
         more, ratio = job.lanes // out.lanes, out.lanes // job.lanes
         first_block = job.channel // (out.pixel_words * out.lanes)
         out_tile = step * max(more, 1)
-        shift = first_block * step + chunk[0] * out_tile // max(ratio, 1)
-        out_line = base + lines[0] + shift
+        first_block += chunk[0] * max(more, 1) // max(ratio, 1)
+        blocks = -(-count // ratio) if ratio > 1 else count * max(more, 1)
+        if streamed:
+            out_line = self.stage(blocks * step)
+        else:
+            out_line = self.room.base[job.output] + lines[0] + first_block * step
         values = {
             **values,
             "kind": KINDS.index(job.kind),
@@ -366,11 +397,15 @@ class Emitter:
         ]
         if job.table is not None:
             reads.append(("table", 0, 1))
-        blocks = -(-count // ratio) if ratio > 1 else count * max(more, 1)
         writes: list[Span] = [
             ("buffer", out_line + b * step, out_line + b * step + lines[1]) for b in range(blocks)
         ]
         self.add("exec", {k: v for k, v in values.items() if v}, reads, writes)
+        if streamed:
+            for b in range(min(blocks, out.blocks - first_block)):
+                skip = (first_block + b) * out.block_lines + lines[0]
+                address = self.addresses[job.output] + skip * self.spec.line_bytes
+                self.store(out_line + b * step, lines[1], address)
 
     # -- pixelwise jobs ------------------------------------------------------------------------
     def _flat(self, job: Job) -> None:
@@ -395,6 +430,9 @@ class Emitter:
         if most < grain:
             most = int(2 * room // (per_pixel * len(sources))) // grain * grain
         most = min(most, walk.MOST // grain * grain)
+        if self.room.streamed & {*job.inputs, job.output}:
+            widest = max(*blocks, tiles * max(job.lanes // out.lanes, 1))
+            most = min(most, self.room.staging // 4 // widest // grain * grain)
         if most < grain:
             raise CompileError(f"layer '{job.name}': a pixel does not fit the operand memory")
         count = max(-(-out.pixels // most), min(4, out.pixels // (32 * grain)) or 1)
@@ -462,9 +500,12 @@ class Emitter:
     ) -> None:
         """Fill a run of pixels of one input."""
         name = job.inputs[index]
-        base, step = self.room.base[name], source.block_lines
-        start = base + first // source.fold
-        lines = -(-run // source.fold)
+        step, lines = source.block_lines, -(-run // source.fold)
+        if name in self.room.streamed:
+            step = lines
+            start = self.stage_in(name, (0, blocks), first // source.fold, lines)
+        else:
+            start = self.room.base[name] + first // source.fold
         fields = {"source": start, "run": lines, "inner": 1, "outer": 1}
         mixed = any(job.factor(self.low.stored[n]) > 1 for n in job.inputs)
         if blocks > 1 and mixed:
@@ -474,25 +515,42 @@ class Emitter:
             # A run shorter than the segment leaves the rest of its block unfilled.
             for block in range(blocks):
                 part = {**fields, "source": start + block * step}
-                self.fill(job, name, part, line + block * size, 1, [(block, lines)], step)
+                self.fill(job, name, part, line + block * size, 1, (1, lines), step)
             return
-        spans = [(block, lines) for block in range(blocks)]
-        self.fill(job, name, fields, line, factor, spans, step)
+        self.fill(job, name, fields, line, factor, (blocks, lines), step)
 
     def rows(
         self, job: Job, place: walk.Placement, head: int, first: int, stop: int
     ) -> None:
         """Fill units of a job's input; ``head`` is the operand line of unit 0."""
         name, source = job.inputs[0], place.source
-        step = source.block_lines
-        base = self.room.base[name] + place.first * step
-        for unit, fields in place.fills(first, stop, base, step, 0):
-            count = fields["run"]
-            if place.order != "lines":
-                count *= fields["outer"]
-            spans = [(b, count) for b in range(place.blocks)]
+        step, line = source.block_lines, 1 if place.order == "lines" else source.width
+        if name not in self.room.streamed:
+            base = self.room.base[name] + place.first * step
+            self._rows(job, place, head, (first, stop), base, step, 0)
+            return
+        most = max(self.room.staging // 4 // (place.blocks * line), 1)
+        blocks = place.first, place.first + place.blocks
+        for unit in range(first, stop, most):
+            end = min(unit + most, stop)
+            base = self.stage_in(name, blocks, unit * line, (end - unit) * line)
+            self._rows(job, place, head, (unit, end), base, (end - unit) * line, unit)
+
+    def _rows(
+        self,
+        job: Job,
+        place: walk.Placement,
+        head: int,
+        units: tuple[int, int],
+        base: int,
+        step: int,
+        start: int,
+    ) -> None:
+        """Fill units that lie in the buffer from line ``base`` on, blocks ``step`` lines apart."""
+        for unit, fields in place.fills(*units, base, step, start):
+            count = fields["run"] * (1 if place.order == "lines" else fields["outer"])
             line = head + unit * place.unit_lines
-            self.fill(job, name, fields, line, place.factor, spans, step)
+            self.fill(job, job.inputs[0], fields, line, place.factor, (place.blocks, count), step)
 
     def fill(
         self,
@@ -501,15 +559,15 @@ class Emitter:
         fields: dict[str, int],
         line: int,
         factor: int,
-        spans: list[tuple[int, int]],
+        span: tuple[int, int],
         step: int,
     ) -> None:
-        """Append a fill; ``spans`` are (block, lines) read from its source line on."""
+        """Append a fill that reads ``span``: blocks, ``step`` lines apart, and lines of each."""
         memory = self.spec.memory
         total = fields["run"] * fields["inner"] * fields["outer"] * factor
-        origin = fields["source"] - (spans[0][0] * step if len(spans) == 1 else 0)
+        first = fields["source"]
         reads: list[Span] = [
-            ("buffer", origin + b * step, origin + b * step + n) for b, n in spans
+            ("buffer", first + b * step, first + b * step + span[1]) for b in range(span[0])
         ]
         values = {
             **fields,

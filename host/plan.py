@@ -26,7 +26,7 @@ class Shape:
         place: rows in the operand memories, None for a pixelwise job.
         tiles: first channel tile and the one past the last. steps: weight lines of one. cycles: of one sum.
         weight_beats: bus beats of a channel tile's weights and parameters.
-        streamed: lines from outside come first.
+        limit: most lines that one exec may leave, if its results go outside.
     """
 
     job: Job
@@ -37,6 +37,7 @@ class Shape:
     steps: int
     cycles: int
     weight_beats: float
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,14 @@ def _chunks(tiles: Range, most: int, step: int) -> tuple[Range, ...]:
     size = -(-total // count)
     size = min(-(-size // step) * step, max(most // step * step, step))
     return tuple((first + i, first + min(i + size, total)) for i in range(0, total, size))
+
+
+def _left(shape: Shape, band: Range, chunks: tuple[Range, ...]) -> int:
+    """Most lines that an exec leaves."""
+    more, less = shape.job.lanes // shape.out.lanes, shape.out.lanes // shape.job.lanes
+    tiles = max(stop - first for first, stop in chunks)
+    blocks = tiles * more if more else -(-tiles // less)
+    return -(-(band[1] - band[0]) * shape.out.width // shape.fold) * blocks
 
 
 def estimate(spec: CoprocessorSpec, shape: Shape, plan: Plan) -> float:
@@ -136,11 +145,15 @@ def make_plan(spec: CoprocessorSpec, shape: Shape) -> Plan | None:
     fit = _span(shape, (0, height), (0, height)) <= memory.operand_lines
     halves = max(min(memory.weight_lines // 2 // shape.steps, memory.parameter_tiles // 2), step)
     cuts = {_chunks(shape.tiles, n, step) for n in (most, min(halves, most))}
+    if shape.limit is not None:
+        cuts |= {_chunks(shape.tiles, n, step) for n in (step, *range(step, most, 4 * step))}
     for rows in range(grain, height + grain, grain):
         bands = _bands(height, rows)
         if any(_span(shape, band, band) > memory.operand_lines for band in bands):
             break
         for chunks in cuts:
+            if shape.limit is not None and _left(shape, bands[0], chunks) > shape.limit:
+                continue
             plan = Plan(bands, chunks, False, resident, fit)
             found += [plan] if len(chunks) == 1 else [plan, replace(plan, chunks_outer=True)]
     if not found:
