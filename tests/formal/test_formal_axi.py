@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bench_axi_plant import planted
 from formal_axi import (
     LONE,
     SMALL,
@@ -19,7 +20,6 @@ from formal_axi import (
     PayloadHarness,
     StoreHarness,
     check,
-    planted,
 )
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.control import Control
@@ -115,6 +115,7 @@ def test_a_planted_fault_is_found(
 ) -> None:
     name, harness = UNITS[unit]
     component = getattr(planted(name.lower(), module, old, new), name)
-    verdict = check(harness(component(LONE), lemmas=False), tmp_path, "bmc", DATA_DEPTH)
+    spec = LONE if "many" in property_ else SMALL
+    verdict = check(harness(component(spec), lemmas=False), tmp_path, "bmc", DATA_DEPTH)
     assert verdict.status == "FAIL"
     assert property_ in verdict.broken, verdict.broken
