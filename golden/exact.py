@@ -54,7 +54,7 @@ class Operand:
 @lru_cache(maxsize=16)
 def _fixed(name: str) -> Ints:
     fmt = formats.get(name)
-    return fmt.fixed(np.arange(1 << fmt.bits)).astype(np.int64)
+    return np.asarray(fmt.fixed(np.arange(1 << fmt.bits)), dtype=np.int64)
 
 
 def grid(a: str, b: str) -> int:
@@ -82,7 +82,8 @@ def matmul(a: Operand, b: Operand) -> tuple[Ints, Ints]:
             # Integers of float64 below 2**53: exact in any order.
             product = x.astype(np.float64) @ y.astype(np.float64)
             parts[i + j] = parts.get(i + j, 0) + product.astype(np.int64)
-    nan = a.nan.any(axis=1)[:, None] | right.nan.any(axis=0)[None, :]
+    rows, columns = np.any(a.nan, axis=1, keepdims=True), np.any(right.nan, axis=0, keepdims=True)
+    nan = rows | columns
     return _total(parts).reshape(shape), nan.reshape(shape)
 
 
@@ -136,9 +137,7 @@ def _odd(value: int) -> float:
     return float(kept << cut if value > 0 else -kept << cut)
 
 
-def rounded(
-    name: str, sums: Ints, nan: Ints, exponent: Ints, underflow: formats.Underflow
-) -> Ints:
+def rounded(name: str, sums: Ints, nan: Ints, exponent: Ints, underflow: formats.Underflow) -> Ints:
     """``sums * 2**exponent`` to codes, one rounding; NaR where flagged.
 
     Raises:

@@ -26,7 +26,7 @@ COUNTS = 1 << 16
 
 @dataclass
 class Touched:
-    """Lines (channel tiles of parameters, 0 for the table) a command reads and writes, by memory."""
+    """Lines a command reads and writes, by memory; channel tiles of parameters, 0 for the table."""
 
     reads: dict[str, Lines] = field(default_factory=dict)
     writes: dict[str, Lines] = field(default_factory=dict)

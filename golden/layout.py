@@ -40,7 +40,9 @@ class Layout:
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1:
-            raise FormatError(f"a layout of {self.channels} x {self.height} x {self.width} is empty")
+            raise FormatError(
+                f"a layout of {self.channels} x {self.height} x {self.width} is empty"
+            )
         if self.fold not in FOLDS or self.columns % self.fold:
             raise FormatError(f"{self.columns} columns do not hold {self.fold} pixels a line")
         if self.fold > 1 and self.channels > self.pixel_words * self.lanes:
@@ -94,9 +96,7 @@ class Layout:
             dtype=array.dtype,
         )
         held[: self.channels, : self.pixels] = array.reshape(self.channels, self.pixels)
-        parts = held.reshape(
-            self.blocks, self.pixel_words, self.lanes, self.block_lines, self.fold
-        )
+        parts = held.reshape(self.blocks, self.pixel_words, self.lanes, self.block_lines, self.fold)
         words = lanes.pack(self.format, parts.transpose(0, 3, 4, 1, 2))
         return words.reshape(self.lines, self.columns)
 
@@ -110,6 +110,4 @@ class Layout:
         parts = array.reshape(self.blocks, self.block_lines, self.fold, self.pixel_words)
         codes = lanes.unpack(self.format, parts).transpose(0, 3, 4, 1, 2)
         flat = codes.reshape(self.blocks * self.pixel_words * self.lanes, -1)
-        return flat[: self.channels, : self.pixels].reshape(
-            self.channels, self.height, self.width
-        )
+        return flat[: self.channels, : self.pixels].reshape(self.channels, self.height, self.width)

@@ -77,9 +77,7 @@ def exec_places(spec: CoprocessorSpec, command: C.Command) -> tuple[Ints, Ints, 
     )
     for tile in range(1, tiles):
         place[tile] = _wrapped(command, place[tile - 1] + large)
-    iy, ix, base = (
-        place[:, i].reshape(tiles * rows, folds)[:lines] for i in range(3)
-    )
+    iy, ix, base = (place[:, i].reshape(tiles * rows, folds)[:lines] for i in range(3))
     return iy, ix, base
 
 
@@ -238,10 +236,7 @@ class Machine:
     def _fill(self, command: C.Command) -> None:
         o, i, r = np.ogrid[: command["outer"], : command["inner"], : command["run"]]
         lines = (
-            command["source"]
-            + o * command["outer_stride"]
-            + i * command["inner_stride"]
-            + r
+            command["source"] + o * command["outer_stride"] + i * command["inner_stride"] + r
         ).reshape(-1)
         if not lines.size:
             raise stop(1, "a fill of nothing")
@@ -269,9 +264,9 @@ class Machine:
             raise stop(1, f"kind {command['kind']} in {names[0]} by {names[1]}")
         if (1 << command["fold"]) > self.spec.line_words or command["fold"] > 2:
             raise stop(1, f"fold {command['fold']}")
-        if not command["begin"] or not command["finish"]:
-            if command["tiles"] != 1 or command["lines"] > self.spec.array.rows:
-                raise stop(1, "a part of a sum of more than one tile")
+        whole = command["begin"] and command["finish"]
+        if not whole and (command["tiles"] != 1 or command["lines"] > self.spec.array.rows):
+            raise stop(1, "a part of a sum of more than one tile")
         tiles = [self._tile(command, names, n) for n in range(command["tiles"])]
         if command["finish"]:
             self._results(command, names, np.stack(tiles))
@@ -360,8 +355,9 @@ class Machine:
     ) -> tuple[Any, Any]:
         iy, ix, base = exec_places(self.spec, command)
         columns, folds = self.spec.line_words, 1 << command["fold"]
-        fold, own = np.arange(columns) // (columns // folds), np.arange(columns) % (
-            columns // folds
+        fold, own = (
+            np.arange(columns) // (columns // folds),
+            np.arange(columns) % (columns // folds),
         )
         iy, ix, base = iy[:, fold], ix[:, fold], base[:, fold] + own
         taps = []

@@ -14,7 +14,7 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.emit import Emitter, Image
 from opennpe.host.lower import Lowered, lower
 from opennpe.host.place import allocate, choose_folds, layout
-from opennpe.host.schedule import List, schedule
+from opennpe.host.schedule import schedule
 
 __all__ = ["compile"]
 
@@ -22,7 +22,7 @@ LIST_BYTES_AN_ITEM = 96
 """Most bytes that a command takes in the list, refills included; sizes the room for it."""
 
 
-def compile(  # noqa: A001 - what it does is called so
+def compile(
     network: Network, spec: CoprocessorSpec, keep: Iterable[str] | Literal["all"] = ()
 ) -> Program:
     """The program that runs one sample of a network on a co-processor.
@@ -77,9 +77,7 @@ def _kept(low: Lowered, keep: Iterable[str] | str) -> set[str]:
     return found & written
 
 
-def _outside(
-    low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str]
-) -> dict[str, str]:
+def _outside(low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str]) -> dict[str, str]:
     """Addresses outside and roles of tensors, by name; those written come first."""
     roles: dict[str, str] = {}
     used = {name for job in low.jobs for name in job.inputs}

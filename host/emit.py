@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import formats, lanes
+from opennpe.golden import lanes
 from opennpe.golden.commands import KINDS, PARAMETER_LINES, TABLE_LINES, TARGETS
 from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Layout
@@ -239,9 +239,7 @@ class Emitter:
                 return
         split(self, job, held)
 
-    def _block_counts(
-        self, job: Job, source: Layout, out: Layout, factor: int
-    ) -> list[int]:
+    def _block_counts(self, job: Job, source: Layout, out: Layout, factor: int) -> list[int]:
         """Numbers of blocks to try at a time: fewer only where channels do not meet."""
         counts = [source.blocks]
         if job.kind != "dense":
@@ -255,7 +253,7 @@ class Emitter:
         taps = job.kernel[0] * job.kernel[1]
         if job.kind != "dense":
             return taps * job.taps * fold
-        channels = job.weights.shape[1]
+        channels = int(job.weights.shape[1])
         full, rest = divmod(channels, job.lanes)
         return taps * (full * max(fold, job.lanes) + (max(fold, rest) if rest else 0))
 
@@ -263,9 +261,7 @@ class Emitter:
         factor = lanes.lanes(job.weight_format) // job.lanes
         return (steps / factor + PARAMETER_LINES) * self.spec.beats_per_line
 
-    def _chunks_outer(
-        self, job: Job, plan: Plan, place: walk.Placement, held: Held
-    ) -> None:
+    def _chunks_outer(self, job: Job, plan: Plan, place: walk.Placement, held: Held) -> None:
         """Weights once; rows again for each chunk unless they all fit."""
         stream = None
         for first, stop in plan.chunks:
@@ -279,9 +275,7 @@ class Emitter:
                 stream.need(band)
                 self.exec(job, place, stream, band, (first, stop), where)
 
-    def _bands_outer(
-        self, job: Job, plan: Plan, place: walk.Placement, held: Held
-    ) -> None:
+    def _bands_outer(self, job: Job, plan: Plan, place: walk.Placement, held: Held) -> None:
         """Rows once; weights again for each band unless they all fit."""
         stream = _Stream(self, job, place)
         loaded: dict[tuple[int, int], tuple[int, int]] = {}
@@ -436,7 +430,7 @@ class Emitter:
         if most < grain:
             raise CompileError(f"layer '{job.name}': a pixel does not fit the operand memory")
         count = max(-(-out.pixels // most), min(4, out.pixels // (32 * grain)) or 1)
-        size = -(-(-(-out.pixels // count)) // grain) * grain
+        size = -(-out.pixels // (count * grain)) * grain
         chunk = min(spec.memory.parameter_tiles, spec.memory.weight_lines // steps)
         if chunk < tiles:
             # Channel tiles that share a line stay together.
@@ -461,9 +455,7 @@ class Emitter:
                     loaded[part] = self.chunk(job, held, *part)
                 mixed = max(factors) > 1
                 pixel, channel = self._flat_steps(sources[0], factors[0], blocks[0], size, mixed)
-                place = walk.Placement(
-                    "lines", sources[0], factors[0], 1, 0, pixel, 0, 0, channel
-                )
+                place = walk.Placement("lines", sources[0], factors[0], 1, 0, pixel, 0, 0, channel)
                 top = head * spec.line_words + part[0] * channel
                 values = walk.pixels(spec, place, out.fold, run, top)
                 values |= self.sum_fields(job, place, job.taps)
@@ -519,9 +511,7 @@ class Emitter:
             return
         self.fill(job, name, fields, line, factor, (blocks, lines), step)
 
-    def rows(
-        self, job: Job, place: walk.Placement, head: int, first: int, stop: int
-    ) -> None:
+    def rows(self, job: Job, place: walk.Placement, head: int, first: int, stop: int) -> None:
         """Fill units of a job's input; ``head`` is the operand line of unit 0."""
         name, source = job.inputs[0], place.source
         step, line = source.block_lines, 1 if place.order == "lines" else source.width

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import codec, formats, lanes, layers as L, mac, pooling, reference, rounding
+from opennpe.golden import codec, formats, lanes, mac, pooling, reference, rounding
+from opennpe.golden import layers as L
 from opennpe.golden.errors import AccumulatorError, CompileError
 from opennpe.golden.network import Network, Tensor
 from opennpe.golden.program import HostLayer, Output
@@ -51,9 +52,7 @@ class Lowered:
 
     def new(self, tensor: Tensor, shape: tuple[int, int, int], positive: bool = False) -> Stored:
         """Room for a network tensor, stored as (channels, height, width)."""
-        stored = Stored(
-            tensor.name, *shape, tensor.format, tensor.scale, positive=positive
-        )
+        stored = Stored(tensor.name, *shape, tensor.format, tensor.scale, positive=positive)
         self.stored[tensor.name] = stored
         self.root[tensor.name] = tensor.name
         return stored
@@ -81,9 +80,7 @@ def image(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     return None
 
 
-def lower(
-    spec: CoprocessorSpec, network: Network, whole: Iterable[str] = ()
-) -> Lowered:
+def lower(spec: CoprocessorSpec, network: Network, whole: Iterable[str] = ()) -> Lowered:
     """Every layer to a job, a view or the host.
 
     Args:
@@ -319,8 +316,10 @@ def _add(low: Lowered, layer: L.Add) -> None:
         _engine_format(low, layer, tensor.format)
     sources = tuple(_operand(low, layer, t, out) for t in ins)
     first = sources[0]
-    if any((s.channels, s.height, s.width) != (first.channels, first.height, first.width)
-           for s in sources):
+    if any(
+        (s.channels, s.height, s.width) != (first.channels, first.height, first.width)
+        for s in sources
+    ):
         raise refuse(layer, "its operands are stored in different orders")
     lows = [formats.get(t.format).lsb_exponent + t.scale for t in ins]
     grid = mac.grid_exponent(ins[0].format, ins[1].format) + max(t.scale for t in ins)
@@ -341,9 +340,7 @@ def _add(low: Lowered, layer: L.Add) -> None:
         top = max(t.scale for t in ins)
         best = min(base, key=abs)
         codes = [powers[t.scale - top + best] for t in ins]
-        codes = [
-            c if s > 0 else _negated(mode, c) for c, s in zip(codes, layer.signs, strict=True)
-        ]
+        codes = [c if s > 0 else _negated(mode, c) for c, s in zip(codes, layer.signs, strict=True)]
         relu = layer.clip is not None and layer.clip[0] >= 0
         stored = low.new(out, (first.channels, first.height, first.width), relu)
         _pointwise(
@@ -364,7 +361,7 @@ def _nests(name: str, mode: str) -> bool:
     """Whether a fill brings codes of a format to a mode."""
     if name == mode:
         return True
-    return formats.get(name).bits < formats.get(mode).bits
+    return bool(formats.get(name).bits < formats.get(mode).bits)
 
 
 def _operand(low: Lowered, layer: L.LayerBase, tensor: Tensor, out: Tensor) -> Stored:
@@ -427,8 +424,7 @@ def _concat(low: Lowered, layer: L.Concat) -> None:
     sources = [low.held(t.name) for t in ins]
     shape = image(out.shape)
     if shape is None or any(
-        (s.channels, s.height, s.width) != image(t.shape)
-        for s, t in zip(sources, ins, strict=True)
+        (s.channels, s.height, s.width) != image(t.shape) for s, t in zip(sources, ins, strict=True)
     ):
         raise refuse(layer, "it reads a tensor stored in another order")
     stored = low.new(out, shape, all(s.positive for s in sources))
@@ -467,7 +463,7 @@ def _positive(name: str, codes: Codes) -> bool:
 def _wide(x: Tensor, out: Tensor) -> bool:
     """Whether a table cannot lead from one tensor's codes to another's."""
     bits = [formats.get(t.format).bits for t in (x, out)]
-    return max(bits) > 8 or bits[0] != bits[1]
+    return bool(max(bits) > 8 or bits[0] != bits[1])
 
 
 def _fuse(low: Lowered, layer: L.Activate, readers: dict[str, int], kept: set[str]) -> bool:
@@ -512,13 +508,9 @@ def _activate(low: Lowered, layer: L.Activate) -> None:
         _copy(low, layer, source, stored, clamp=_clamp(low, out, bounds))
         return
     table = _activation_table(low, layer)
-    stored = low.new(
-        out, (source.channels, source.height, source.width), not (table == 8).any()
-    )
+    stored = low.new(out, (source.channels, source.height, source.width), not (table == 8).any())
     mode = "posit4" if x.format == "fp4" else x.format
-    _pointwise(
-        low, layer, (source,), stored, mode, [_powers(mode)[0]], 0, result=mode, table=table
-    )
+    _pointwise(low, layer, (source,), stored, mode, [_powers(mode)[0]], 0, result=mode, table=table)
 
 
 # -- pooling -----------------------------------------------------------------------------------
@@ -531,9 +523,7 @@ def _pool(low: Lowered, layer: L.Pool) -> None:
         raise refuse(layer, "it reads a tensor stored in another order")
     for tensor in (x, out):
         _engine_format(low, layer, tensor.format)
-    inside = pooling.patches(
-        np.ones((1, 1, *x.shape[2:]), dtype=np.int64), layer.kernel, layer, 0
-    )
+    inside = pooling.patches(np.ones((1, 1, *x.shape[2:]), dtype=np.int64), layer.kernel, layer, 0)
     if layer.kind == "max":
         if not (inside > 0).any(axis=-1).all():
             raise refuse(layer, "a window lies in the padding alone")
@@ -543,9 +533,7 @@ def _pool(low: Lowered, layer: L.Pool) -> None:
     else:
         mode, codes, shift = _average(low, layer, x, out, inside)
     kernel = _two(layer.kernel, 1)
-    weights = np.tile(
-        np.array(codes).reshape(1, -1, 1, 1), (x.shape[1], 1, kernel[0], kernel[1])
-    )
+    weights = np.tile(np.array(codes).reshape(1, -1, 1, 1), (x.shape[1], 1, kernel[0], kernel[1]))
     size = _two(out.shape[2:], 1)
     rounding.check_terms(low.spec, layer, mode, mode, int(np.prod(weights.shape[1:])))
     low.new(out, (out.shape[1], *size), source.positive)

@@ -16,9 +16,7 @@ __all__ = ["Room", "allocate", "choose_folds", "layout"]
 
 def layout(stored: Stored, columns: int) -> Layout:
     """The layout of a stored tensor."""
-    return Layout(
-        stored.channels, stored.height, stored.width, stored.format, stored.fold, columns
-    )
+    return Layout(stored.channels, stored.height, stored.width, stored.format, stored.fold, columns)
 
 
 def choose_folds(low: Lowered) -> None:
@@ -29,7 +27,7 @@ def choose_folds(low: Lowered) -> None:
         stored.fold = max(_folds(stored, written.get(stored.name), low, columns))
     changed = True
     while changed:
-        changed = any([_agree(low, job) for job in low.jobs])
+        changed = sum(_agree(low, job) for job in low.jobs) > 0
 
 
 def _folds(stored: Stored, job: Job | None, low: Lowered, columns: int) -> list[int]:
@@ -97,8 +95,9 @@ def _needed(low: Lowered, spec: CoprocessorSpec) -> dict[str, int]:
                 for n in job.inputs
             )
             for name in job.inputs:
-                own, factor = layout(low.stored[name], spec.line_words), job.factor(
-                    low.stored[name]
+                own, factor = (
+                    layout(low.stored[name], spec.line_words),
+                    job.factor(low.stored[name]),
                 )
                 found[name] = max(found[name], -(-blocks // factor) * own.block_lines)
     return found
@@ -137,9 +136,7 @@ def _lifetimes(low: Lowered) -> tuple[dict[str, int], dict[str, int]]:
     return first, last
 
 
-def _first_fit(
-    low: Lowered, room: Room, first: dict[str, int], last: dict[str, int]
-) -> str | None:
+def _first_fit(low: Lowered, room: Room, first: dict[str, int], last: dict[str, int]) -> str | None:
     """Place every resident tensor; the largest that stands in the way if one finds no room."""
     size = low.spec.memory.buffer_lines - room.staging
     room.base = {}
@@ -147,9 +144,7 @@ def _first_fit(
         (n for n in first if n not in room.streamed), key=lambda n: (first[n], -room.lines[n])
     )
     for name in names:
-        others = [
-            n for n in room.base if first[n] <= last[name] and last[n] >= first[name]
-        ]
+        others = [n for n in room.base if first[n] <= last[name] and last[n] >= first[name]]
         at = 0
         for other in sorted(others, key=lambda n: room.base[n]):
             if at + room.lines[name] <= room.base[other]:

@@ -23,8 +23,9 @@ class Shape:
 
     Attributes:
         job, out, fold: the job, its output's layout and pixels a line.
-        place: rows in the operand memories, None for a pixelwise job.
-        tiles: first channel tile and the one past the last. steps: weight lines of one. cycles: of one sum.
+        place: rows in the operand memories.
+        tiles: first channel tile and the one past the last.
+        steps: weight lines of a channel tile. cycles: of one sum.
         weight_beats: bus beats of a channel tile's weights and parameters.
         limit: most lines that one exec may leave, if its results go outside.
     """
@@ -107,9 +108,7 @@ def estimate(spec: CoprocessorSpec, shape: Shape, plan: Plan) -> float:
         count = -(-(band[1] - band[0]) * shape.out.width // shape.fold)
         sums.append(-(-count // rows) * shape.cycles)
     room = spec.memory.operand_lines
-    overlap = [
-        _span(shape, a, b) <= room for a, b in zip(plan.bands, plan.bands[1:], strict=False)
-    ]
+    overlap = [_span(shape, a, b) <= room for a, b in zip(plan.bands, plan.bands[1:], strict=False)]
 
     def pass_cycles(tiles: int, fill: bool) -> float:
         total = float(fills[0]) if fill else 0.0

@@ -96,12 +96,10 @@ class _Tracker:
             for span in spans:
                 for name, where in self.parts(span):
                     table[name][own, where] = self.count[item.op]
-        return need
+        return np.asarray(need)
 
 
-def schedule(
-    spec: CoprocessorSpec, items: list[Item], address: int, outside_lines: int
-) -> List:
+def schedule(spec: CoprocessorSpec, items: list[Item], address: int, outside_lines: int) -> List:
     """Give every command its waits and insert the loads of the list.
 
     Args:

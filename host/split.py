@@ -47,8 +47,8 @@ def split(emitter: Emitter, job: Job, held: Held) -> None:
     source, out = emitter.layout(job.inputs[0]), emitter.layout(job.output)
     if out.lanes > job.lanes and held.steps.shape[0] > 1:
         raise CompileError(
-            f"layer '{job.name}': its sums do not fit the memories whole, and in pieces they cannot "
-            f"be put side by side as {job.out}: give its output {job.mode_a} or more bits"
+            f"layer '{job.name}': its sums do not fit the memories whole, and in pieces they "
+            f"cannot be put side by side as {job.out}: give its output the width of {job.mode_a}"
         )
     slots = emitter.spec.array.rows * out.fold
     for first in range(0, out.pixels, slots):
@@ -139,9 +139,7 @@ def _place(emitter: Emitter, job: Job, source: Layout, piece: _Piece, n: int) ->
     return walk.placement(job, source, factor, blocks)
 
 
-def _operand_lines(
-    emitter: Emitter, job: Job, source: Layout, tile: _Tile, piece: _Piece
-) -> int:
+def _operand_lines(emitter: Emitter, job: Job, source: Layout, tile: _Tile, piece: _Piece) -> int:
     place = _place(emitter, job, source, piece, 0)
     rows = _input_rows(job, source, tile, piece)
     first, stop = place.units(*rows) if rows[1] > rows[0] else (0, 0)

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("golden", "rtl", "sim", "quant", "cli")
-STRICT = ("golden", "sim", "quant", "cli")
+ROOMS = ("golden", "rtl", "sim", "quant", "host", "cli")
+STRICT = ("golden", "sim", "quant", "host", "cli")
 
 
 def main() -> int:

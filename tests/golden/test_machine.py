@@ -6,8 +6,8 @@ from opennpe.golden import formats, hazards
 from opennpe.golden.commands import TARGETS, Command, encode
 from opennpe.golden.errors import DeviceError, ProgramError, SpecError
 from opennpe.golden.layout import Layout
-from opennpe.golden.machine import Machine, Window
 from opennpe.golden.mac import Accumulator
+from opennpe.golden.machine import Machine, Window
 from opennpe.golden.spec import ArraySpec, CoprocessorSpec, MemorySpec
 
 pytestmark = pytest.mark.fast

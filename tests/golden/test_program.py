@@ -112,7 +112,7 @@ def test_every_damaged_byte_is_noticed(tmp_path):
     path = tmp_path / "p"
     program.save(made(), path)
     data = path.read_bytes()
-    places = {*range(0, 20), *range(20, len(data), 37), *range(len(data) - 32, len(data), 5)}
+    places = {*range(20), *range(20, len(data), 37), *range(len(data) - 32, len(data), 5)}
     for place in sorted(places):
         changed = bytearray(data)
         changed[place] ^= 0x10

@@ -125,9 +125,7 @@ class Builder:
     def add(self, x, y):
         signs = tuple(int(s) for s in self.rng.choice([1, -1], 2))
         clip = self.clip()
-        return self.finish(
-            lambda name, out: L.Add(name, (x.name, y.name), out, signs, clip), x, y
-        )
+        return self.finish(lambda name, out: L.Add(name, (x.name, y.name), out, signs, clip), x, y)
 
     def pool(self, x, kind):
         r = self.rng
