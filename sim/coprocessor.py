@@ -19,8 +19,21 @@ from opennpe.golden.program import Program
 from opennpe.golden.registers import Counters, MemorySettings
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.coprocessor_kernel import simulate
-from opennpe.sim.cycle_state import Commands, Times, machine_of
-from opennpe.sim.exec_cycles import describe, profile, tile_count
+from opennpe.sim.cycle_state import (
+    C_FACTOR,
+    C_FIRST_BEAT,
+    C_FOLDS,
+    C_LINES,
+    C_OP,
+    C_ROWS,
+    C_SPACING,
+    C_TARGET,
+    C_WAITS,
+    OP_FILL,
+    OP_LOAD,
+    machine_of,
+)
+from opennpe.sim.exec_cycles import Profile, describe, profile, tile_count
 
 __all__ = ["Timing", "cycles", "cycles_of"]
 
@@ -78,13 +91,13 @@ def cycles_of(
     """
     spec.check_coprocessor()
     first = Command("load", {"target": TARGETS.index("commands"), "lines": lines})
-    table, busy, blocked = _table(spec, [first, *commands], address)
-    order = _order(table.op)
-    times = Times(*(np.zeros(len(table.op), dtype=np.int64) for _ in range(3)), np.zeros(4, int))
+    table, schedule, busy, blocked = _table(spec, [first, *commands], address)
+    pushed, begun, ended = (np.zeros(table.shape[1], dtype=np.int64) for _ in range(3))
+    total = np.zeros(4, dtype=np.int64)
     machine = machine_of(spec, settings or MemorySettings())
-    if not simulate(machine, table, order, times, LIMIT):
+    order = _order(table[C_OP])
+    if not simulate(machine, table, schedule, order, pushed, begun, ended, total, LIMIT):
         raise ProgramError("the program never ends: commands wait for others that do not come")
-    total = times.totals
     counters = Counters(
         cycles=int(total[0]),
         busy=int(busy.sum()),
@@ -94,8 +107,8 @@ def cycles_of(
         beats_written=int(total[3]),
     )
     listed = slice(1, -1)
-    names = tuple(OPS[op] for op in table.op[listed])
-    parts = (times.pushed, times.begun, times.ended, busy, blocked)
+    names = tuple(OPS[op] for op in table[C_OP, listed])
+    parts = (pushed, begun, ended, busy, blocked)
     return Timing(counters, names, *(part[listed] for part in parts))
 
 
@@ -115,43 +128,49 @@ def _factor(widen: int) -> int:
 
 def _table(
     spec: CoprocessorSpec, commands: Sequence[Command], address: int
-) -> tuple[Commands, NDArray[np.int64], NDArray[np.int64]]:
-    """The list as arrays, and steps and blocked cycles of every command."""
-    count = len(commands)
+) -> tuple[NDArray[np.int64], ...]:
+    """The list as an array; the schedule, steps and blocked cycles of all its execs."""
+    table = np.zeros((C_ROWS, len(commands)), dtype=np.int64)
 
     def column(name: str) -> NDArray[np.int64]:
         return np.array([c.values.get(name, 0) for c in commands], dtype=np.int64)
 
-    op = np.array([OPS.index(c.op) for c in commands], dtype=np.int64)
-    waits = np.stack([column(name) for name in WAITS], axis=1)
-    waits[0, UNITS.index("load")] = -1
-    fill = op == OPS.index("fill")
-    lines = column("lines")
-    lines[fill] = (column("run") * column("inner") * column("outer"))[fill]
-    factor = np.array([_factor(c["widen"]) if c.op in ("load", "fill") else 1 for c in commands])
-    begins = column("address")
-    begins[0] = address
-    target = column("target")
-    target[op != OPS.index("load")] = -1
-    described = [describe(spec, c) if c.op == "exec" else None for c in commands]
-    sizes = [tile_count(e) if e else 0 for e in described]
-    entries = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    schedule = np.zeros((max(1, int(entries[-1])), 2), dtype=np.int64)
-    taken, written, busy, blocked, folds, finish = (np.zeros(count, np.int64) for _ in range(6))
-    spacing = np.ones(count, dtype=np.int64)
+    table[C_OP] = op = np.array([OPS.index(c.op) for c in commands], dtype=np.int64)
+    for unit, name in enumerate(WAITS):
+        table[C_WAITS + unit] = column(name)
+    table[C_WAITS + UNITS.index("load"), 0] = -1
+    fill = op == OP_FILL
+    table[C_LINES] = column("lines")
+    table[C_LINES, fill] = (column("run") * column("inner") * column("outer"))[fill]
+    moves = (op == OP_LOAD) | fill
+    factors = np.array([_factor(widen) for widen in range(len(WIDEN))])
+    table[C_FACTOR] = 1
+    table[C_FACTOR, moves] = factors[np.minimum(column("widen"), len(WIDEN) - 1)][moves]
+    table[C_FIRST_BEAT] = column("address") // (spec.memory.bus_bits // 8)
+    table[C_FIRST_BEAT, 0] = address // (spec.memory.bus_bits // 8)
+    table[C_TARGET] = np.where(op == OP_LOAD, column("target"), -1)
+    return table, *_execs(spec, commands, table)
+
+
+def _execs(
+    spec: CoprocessorSpec, commands: Sequence[Command], table: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], ...]:
+    """Fills in what is known of execs; their schedule, steps and blocked cycles."""
+    described = {i: describe(spec, c) for i, c in enumerate(commands) if c.op == "exec"}
+    busy, blocked = np.zeros((2, len(commands)), dtype=np.int64)
+    schedule = np.zeros((sum(map(tile_count, described.values())) + 1, 2), dtype=np.int64)
     known: dict[Any, Any] = {}
-    for i, e in enumerate(described):
-        if e is None:
-            continue
-        own = schedule[entries[i] : entries[i + 1]]
-        if e not in known:
-            known[e] = (profile(e, own), own)
-        else:
+    at = 0
+    for i, e in described.items():
+        count = tile_count(e)
+        own = schedule[at : at + count]
+        if e in known:
             own[:] = known[e][1]
-        taken[i], written[i], busy[i], blocked[i] = known[e][0]
-        folds[i], finish[i], spacing[i] = e.folds, e.finish, e.line_cycles
-    table = Commands(
-        op, waits, lines, factor.astype(np.int64), begins // (spec.memory.bus_bits // 8), target,
-        folds, taken, written, finish, entries, schedule, spacing,
-    )  # fmt: skip
-    return table, busy, blocked
+        else:
+            known[e] = (profile(e, own), own)
+        found: Profile = known[e][0]
+        busy[i], blocked[i] = found.busy, found.blocked
+        values = (e.folds, found.taken, found.written, e.finish, at, count, e.line_cycles)
+        table[C_FOLDS : C_SPACING + 1, i] = values
+        at += count
+    return schedule, busy, blocked

@@ -10,16 +10,27 @@ from __future__ import annotations
 import numpy as np
 from opennpe.golden.commands import TARGETS
 from opennpe.sim.cycle_state import (
+    C_COUNT,
+    C_ENTRIES,
+    C_FACTOR,
+    C_FINISH,
+    C_FIRST_BEAT,
+    C_FOLDS,
+    C_LINES,
+    C_OP,
+    C_SPACING,
+    C_TAKEN,
+    C_TARGET,
+    C_WAITS,
+    C_WRITTEN,
     NEVER,
     OP_END,
     OP_EXEC,
     OP_FILL,
     OP_LOAD,
     OP_STORE,
-    Commands,
     Ints,
     Machine,
-    Times,
 )
 from opennpe.sim.jit import inlined, kernel
 
@@ -55,16 +66,16 @@ def _burst(beat: int, left: int, longest: int) -> int:
 
 
 @inlined
-def _results_write(x: Ints, execs: Ints, fetch: Ints, c: Commands, cycle: int) -> bool:
+def _results_write(x: Ints, execs: Ints, fetch: Ints, c: Ints, schedule: Ints, cycle: int) -> bool:
     """Whether the exec unit writes a line of the buffer in this cycle; cycles only grow."""
     while x[X_EXEC] < x[X_TAIL]:
         command = execs[x[X_EXEC] % RING]
-        first = c.entries[command]
-        count = c.entries[command + 1] - first
+        first = c[C_ENTRIES, command]
+        count = c[C_COUNT, command]
         while x[X_ENTRY] < count:
-            since = cycle - fetch[command] - c.schedule[first + x[X_ENTRY], 0]
-            if since <= c.schedule[first + x[X_ENTRY], 1]:
-                return since >= 1 and since % c.spacing[command] == 0
+            since = cycle - fetch[command] - schedule[first + x[X_ENTRY], 0]
+            if since <= schedule[first + x[X_ENTRY], 1]:
+                return since >= 1 and since % c[C_SPACING, command] == 0
             x[X_ENTRY] += 1
         x[X_ENTRY] = 0
         x[X_EXEC] += 1
@@ -73,14 +84,14 @@ def _results_write(x: Ints, execs: Ints, fetch: Ints, c: Commands, cycle: int) -
 
 @inlined
 def _load_back(
-    m: Machine, c: Commands, s: Ints, fifo: Ints, bursts: Ints, blocked: bool, cycle: int
+    m: Machine, c: Ints, s: Ints, fifo: Ints, bursts: Ints, blocked: bool, cycle: int
 ) -> tuple[bool, bool]:
     """Beats to lines to memories; whether a burst finished, whether a command did."""
     valid = s[L_VALID] == 1
-    ready = not (blocked and c.target[s[L_OF]] == BUFFER)
-    free = not valid or (ready and s[L_PART] == c.factor[s[L_OF]] - 1)
+    ready = not (blocked and c[C_TARGET, s[L_OF]] == BUFFER)
+    free = not valid or (ready and s[L_PART] == c[C_FACTOR, s[L_OF]] - 1)
     done = valid and free and s[L_ENDS] == 1
-    s[L_WROTE] = int(valid and ready and c.target[s[L_OF]] == COMMANDS)
+    s[L_WROTE] = int(valid and ready and c[C_TARGET, s[L_OF]] == COMMANDS)
     finished = complete = False
     if s[R_HEAD] < s[R_TAIL] and s[L_HEAD] < s[L_TAIL]:
         at = s[R_HEAD] % RING
@@ -99,7 +110,7 @@ def _load_back(
         command = fifo[s[L_HEAD] % RING]
         s[L_LINES] += 1
         s[L_VALID], s[L_OF], s[L_PART] = 1, command, 0
-        s[L_ENDS] = int(s[L_LINES] == c.lines[command])
+        s[L_ENDS] = int(s[L_LINES] == c[C_LINES, command])
         if s[L_ENDS]:
             s[L_LINES] = 0
             s[L_HEAD] += 1
@@ -113,7 +124,7 @@ def _load_back(
 @inlined
 def _load_front(
     m: Machine,
-    c: Commands,
+    c: Ints,
     s: Ints,
     fifo: Ints,
     bursts: Ints,
@@ -128,8 +139,8 @@ def _load_front(
             command = s[L_COMMAND]
             fifo[s[L_TAIL] % RING] = command
             s[L_TAIL] += 1
-            s[L_BEAT] = c.first_beat[command]
-            s[L_LEFT] = c.lines[command] * m.beats
+            s[L_BEAT] = c[C_FIRST_BEAT, command]
+            s[L_LEFT] = c[C_LINES, command] * m.beats
             s[L_STATE] = ASK
     elif s[L_STATE] == ASK and s[L_ASKED] < m.in_flight:
         asks = 1
@@ -146,7 +157,7 @@ def _load_front(
 
 
 @inlined
-def _store(m: Machine, c: Commands, s: Ints, answers: Ints, fill_active: bool, cycle: int) -> bool:
+def _store(m: Machine, c: Ints, s: Ints, answers: Ints, fill_active: bool, cycle: int) -> bool:
     """Lines of the buffer to bursts of the bus; whether a command is done."""
     done = answered = asks = asked = taken_line = False
     if s[B_HEAD] < s[B_TAIL] and cycle >= answers[s[B_HEAD] % RING]:
@@ -159,10 +170,10 @@ def _store(m: Machine, c: Commands, s: Ints, answers: Ints, fill_active: bool, c
         asked = True
     if state == S_CHECK:
         command = s[S_COMMAND]
-        s[S_BEAT] = c.first_beat[command]
-        s[S_LEFT] = s[S_UNSENT] = c.lines[command] * m.beats
-        s[S_UNASKED] = c.lines[command]
-        s[S_IN_BURST] = c.first_beat[command] % m.burst
+        s[S_BEAT] = c[C_FIRST_BEAT, command]
+        s[S_LEFT] = s[S_UNSENT] = c[C_LINES, command] * m.beats
+        s[S_UNASKED] = c[C_LINES, command]
+        s[S_IN_BURST] = c[C_FIRST_BEAT, command] % m.burst
         s[S_CLAIMED] = s[S_LINES] = s[S_ARRIVES] = s[S_IN_LINE] = 0
         s[S_STATE] = S_ADDRESS
     elif state == S_ADDRESS:
@@ -204,9 +215,10 @@ def _store(m: Machine, c: Commands, s: Ints, answers: Ints, fill_active: bool, c
 
 
 @inlined
-def _reached(c: Commands, counts: Ints, command: int) -> bool:
-    for unit in range(UNITS):
-        if (counts[unit] - c.waits[command, unit]) & 0xFFFF >= 0x8000:
+def _reached(c: Ints, counts: Ints, command: int) -> bool:
+    """Whether every unit has completed what the command waits for."""
+    for unit in range(UNITS):  # noqa: SIM110 - numba has no all() of a generator
+        if (counts[unit] - c[C_WAITS + unit, command]) & 0xFFFF >= 0x8000:
             return False
     return True
 
@@ -214,13 +226,13 @@ def _reached(c: Commands, counts: Ints, command: int) -> bool:
 @inlined
 def _dispatch(
     m: Machine,
-    c: Commands,
+    c: Ints,
     s: Ints,
     counts: Ints,
     pushed: Ints,
     popped: Ints,
     wrote: int,
-    times: Times,
+    entered: Ints,
     cycle: int,
 ) -> bool:
     """Reads commands and hands them on; whether the list has ended. ``popped``: before now."""
@@ -228,7 +240,7 @@ def _dispatch(
     taken = 0
     if state == FIRST:
         pushed[OP_LOAD - 1] += 1
-        times.pushed[0] = cycle
+        entered[0] = cycle
         s[D_STATE] = READ
     elif state == READ:
         if s[D_THERE] > 0:
@@ -239,17 +251,17 @@ def _dispatch(
     elif state == ARRIVE:
         s[D_STATE] = DECODE
     elif state == DECODE:
-        op = c.op[s[D_NEXT]]
+        op = c[C_OP, s[D_NEXT]]
         if op == OP_EXEC and s[D_INDEX] != m.exec_lines:
             s[D_GOAL] = m.exec_lines
             s[D_STATE] = READ
         else:
             s[D_STATE] = END if op == OP_END else PUSH
     elif state == PUSH:
-        unit = c.op[s[D_NEXT]] - 1
+        unit = c[C_OP, s[D_NEXT]] - 1
         if pushed[unit] - popped[unit] < m.queue:
             pushed[unit] += 1
-            times.pushed[s[D_NEXT]] = cycle
+            entered[s[D_NEXT]] = cycle
             s[D_NEXT] += 1
             s[D_INDEX] = 0
             s[D_GOAL] = m.unit_lines
@@ -261,13 +273,13 @@ def _dispatch(
 
 
 @inlined
-def _dispatcher_acts(m: Machine, c: Commands, s: Ints, counts: Ints, level: Ints) -> bool:
+def _dispatcher_acts(m: Machine, c: Ints, s: Ints, counts: Ints, level: Ints) -> bool:
     """Whether the dispatcher does something in the next cycle."""
     state = s[D_STATE]
     if state == READ:
         return s[D_THERE] > 0
     if state == PUSH:
-        return level[c.op[s[D_NEXT]] - 1] < m.queue
+        return level[c[C_OP, s[D_NEXT]] - 1] < m.queue
     if state == END:
         return _reached(c, counts, s[D_NEXT])
     return state != DONE
@@ -310,31 +322,46 @@ def _load_next(m: Machine, s: Ints, bursts: Ints, cycle: int) -> int:
 @inlined
 def _take_exec(
     m: Machine,
-    c: Commands,
+    c: Ints,
     x: Ints,
     execs: Ints,
     fetch: Ints,
-    times: Times,
+    ends: Ints,
     command: int,
     cycle: int,
 ) -> None:
     """Places are set up, the results of the exec before waited for; the rest is known."""
-    begins = cycle + m.rows * c.folds[command] + 1
+    begins = cycle + m.rows * c[C_FOLDS, command] + 1
     fetch[command] = max(begins, x[X_OWED] + 1) + 1
-    x[X_READY] = fetch[command] + c.taken[command] + 1
-    times.ended[command] = fetch[command] + c.written[command]
-    if c.finish[command]:
-        x[X_OWED] = times.ended[command]
+    x[X_READY] = fetch[command] + c[C_TAKEN, command] + 1
+    ends[command] = fetch[command] + c[C_WRITTEN, command]
+    if c[C_FINISH, command]:
+        x[X_OWED] = ends[command]
     execs[x[X_TAIL] % RING] = command
     x[X_TAIL] += 1
 
 
 @kernel()
-def simulate(m: Machine, c: Commands, order: Ints, times: Times, limit: int) -> bool:
-    """Run a command list; fills ``times``. False: nothing could happen any more, or the limit.
+def simulate(
+    m: Machine,
+    c: Ints,
+    schedule: Ints,
+    order: Ints,
+    entered: Ints,
+    begun: Ints,
+    ends: Ints,
+    totals: Ints,
+    limit: int,
+) -> bool:
+    """Run a command list. False: nothing could happen any more, or the limit is reached.
 
     Args:
+        c: (``C_ROWS``, commands), see :mod:`opennpe.sim.cycle_state`.
+        schedule: (tiles, 2), of all execs.
         order: (units, commands), each unit's commands in order.
+        entered, begun, ends: (commands,), filled: when each entered its queue, was taken by its
+            unit and completed, the start in cycle 0.
+        totals: (4,), filled: cycles, read stalls, beats read, beats written.
     """
     d = np.zeros(5, dtype=np.int64)
     s = np.zeros(19, dtype=np.int64)
@@ -350,7 +377,7 @@ def simulate(m: Machine, c: Commands, order: Ints, times: Times, limit: int) -> 
     popped = np.zeros(UNITS, dtype=np.int64)
     before = np.zeros(UNITS, dtype=np.int64)
     level = np.zeros(UNITS, dtype=np.int64)
-    fetch = np.zeros(len(c.op), dtype=np.int64)
+    fetch = np.zeros(c.shape[1], dtype=np.int64)
     read_stalls = 0
     counts[OP_LOAD - 1] = -1
     d[D_STATE], d[D_GOAL], d[D_NEXT] = FIRST, m.unit_lines, 1
@@ -363,8 +390,8 @@ def simulate(m: Machine, c: Commands, order: Ints, times: Times, limit: int) -> 
         waiting = cycle >= x[X_READY]
         read_stalls += int(load_busy and waiting)
         blocked = False
-        if s[L_VALID] == 1 and c.target[s[L_OF]] == BUFFER:
-            blocked = _results_write(x, execs, fetch, c, cycle)
+        if s[L_VALID] == 1 and c[C_TARGET, s[L_OF]] == BUFFER:
+            blocked = _results_write(x, execs, fetch, c, schedule, cycle)
         before[:] = popped
         load_idle, store_idle = s[L_STATE] == IDLE, w[S_STATE] == S_IDLE
         finished, load_done = _load_back(m, c, s, fifo, bursts, blocked, cycle)
@@ -373,14 +400,14 @@ def simulate(m: Machine, c: Commands, order: Ints, times: Times, limit: int) -> 
         fill_done = f[F_COMMAND] > 0 and cycle == f[F_END] + 1
         if fill_done:
             f[F_COMMAND] = 0
-        exec_done = x[X_HEAD] < x[X_TAIL] and times.ended[execs[x[X_HEAD] % RING]] == cycle
+        exec_done = x[X_HEAD] < x[X_TAIL] and ends[execs[x[X_HEAD] % RING]] == cycle
         if exec_done:
             x[X_HEAD] += 1
         for unit in range(UNITS):
             if popped[unit] == pushed[unit]:
                 continue
             command = order[unit, popped[unit]]
-            if times.pushed[command] >= cycle or not _reached(c, counts, command):
+            if entered[command] >= cycle or not _reached(c, counts, command):
                 continue
             if unit == OP_LOAD - 1:
                 if not load_idle:
@@ -390,29 +417,29 @@ def simulate(m: Machine, c: Commands, order: Ints, times: Times, limit: int) -> 
                 if cycle <= f[F_END]:
                     continue
                 f[F_BEGUN], f[F_COMMAND] = cycle, command
-                f[F_END] = cycle + c.lines[command] * c.factor[command]
-                times.ended[command] = f[F_END] + 1
+                f[F_END] = cycle + c[C_LINES, command] * c[C_FACTOR, command]
+                ends[command] = f[F_END] + 1
             elif unit == OP_EXEC - 1:
                 if not waiting:
                     continue
-                _take_exec(m, c, x, execs, fetch, times, command, cycle)
+                _take_exec(m, c, x, execs, fetch, ends, command, cycle)
             else:
                 if not store_idle:
                     continue
                 w[S_STATE], w[S_COMMAND] = S_CHECK, command
-            times.begun[command] = cycle
+            begun[command] = cycle
             popped[unit] += 1
-        ended = _dispatch(m, c, d, counts, pushed, before, s[L_WROTE], times, cycle)
+        ended = _dispatch(m, c, d, counts, pushed, before, s[L_WROTE], entered, cycle)
         if ended:
-            times.totals[0] = cycle + 1
-            times.totals[1] = read_stalls
-            times.totals[2] = s[L_READ]
-            times.totals[3] = w[S_WRITTEN]
+            totals[0] = cycle + 1
+            totals[1] = read_stalls
+            totals[2] = s[L_READ]
+            totals[3] = w[S_WRITTEN]
             return True
         if load_done:
-            times.ended[order[OP_LOAD - 1, counts[OP_LOAD - 1] + 1]] = cycle
+            ends[order[OP_LOAD - 1, counts[OP_LOAD - 1] + 1]] = cycle
         if store_done:
-            times.ended[order[OP_STORE - 1, counts[OP_STORE - 1]]] = cycle
+            ends[order[OP_STORE - 1, counts[OP_STORE - 1]]] = cycle
         counts[OP_LOAD - 1] += int(load_done)
         counts[OP_FILL - 1] += int(fill_done)
         counts[OP_EXEC - 1] += int(exec_done)
@@ -425,7 +452,7 @@ def simulate(m: Machine, c: Commands, order: Ints, times: Times, limit: int) -> 
         if f[F_COMMAND] > 0:
             following = min(following, f[F_END] + 1)
         if x[X_HEAD] < x[X_TAIL]:
-            following = min(following, times.ended[execs[x[X_HEAD] % RING]])
+            following = min(following, ends[execs[x[X_HEAD] % RING]])
         if x[X_READY] > cycle:
             following = min(following, x[X_READY])
         for unit in range(UNITS):

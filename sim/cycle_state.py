@@ -10,7 +10,7 @@ from opennpe.golden.commands import OPS, UNITS, unit_count
 from opennpe.golden.registers import MemorySettings
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 
-__all__ = ["NEVER", "Commands", "Machine", "Times", "machine_of"]
+__all__ = ["C_ROWS", "NEVER", "Machine", "machine_of"]
 
 Ints = NDArray[np.int64]
 NEVER = 1 << 62
@@ -53,51 +53,22 @@ def machine_of(spec: CoprocessorSpec, settings: MemorySettings) -> Machine:
     )
 
 
-class Commands(NamedTuple):
-    """A command list as arrays, a command an entry.
-
-    Attributes:
-        op: index into OPS.
-        waits: (commands, units).
-        lines: lines of a load, store or fill, before widening.
-        factor: what widening multiplies them by.
-        first_beat: address of a load or store, in beats of the bus.
-        target: of a load; -1 elsewhere.
-        folds: of an exec.
-        taken, written: of an exec, from its first fetch (:class:`sim.exec_cycles.Profile`).
-        finish: of an exec.
-        entries: of the schedule, where an exec's begin; one more than there are commands.
-        schedule: (tiles, 2), of all execs.
-        spacing: cycles from one written line to the next.
-    """
-
-    op: Ints
-    waits: Ints
-    lines: Ints
-    factor: Ints
-    first_beat: Ints
-    target: Ints
-    folds: Ints
-    taken: Ints
-    written: Ints
-    finish: Ints
-    entries: Ints
-    schedule: Ints
-    spacing: Ints
-
-
-class Times(NamedTuple):
-    """What the model finds out, a cycle a command: the start in cycle 0.
-
-    Attributes:
-        pushed: into its queue. begun: taken by its unit. ended: completed.
-        totals: cycles, read stalls, beats read, beats written.
-    """
-
-    pushed: Ints
-    begun: Ints
-    ended: Ints
-    totals: Ints
-
+(
+    C_OP,  # index into OPS
+    C_LINES,  # of a load, store or fill, before widening
+    C_FACTOR,  # what widening multiplies them by
+    C_FIRST_BEAT,  # address of a load or store, in beats of the bus
+    C_TARGET,  # of a load; -1 elsewhere
+    C_FOLDS,  # of an exec, as all below
+    C_TAKEN,  # from its first fetch to its last step
+    C_WRITTEN,  # from its first fetch to its last line
+    C_FINISH,
+    C_ENTRIES,  # its first entry in the schedule
+    C_COUNT,  # its entries
+    C_SPACING,  # cycles from one written line to the next
+    C_WAITS,  # the first of as many rows as there are units
+) = range(13)
+C_ROWS = C_WAITS + len(UNITS)
+"""Rows of a command list as an array, a command a column."""
 
 OP_END, OP_LOAD, OP_FILL, OP_EXEC, OP_STORE = (OPS.index(name) for name in ("end", *UNITS))

@@ -3,13 +3,13 @@
 Nothing outside an exec delays it once it runs, so its cycles are a function of the command alone.
 The rules are those of the RTL (``Sequence``, ``Execute``, ``EngineArray``, ``Results``): groups of
 fetches pass in *front time*, which stands still while the array does not take a step; a step
-follows its group's last fetch by :data:`LEAD` cycles; the engines answer ``latency`` cycles after a sum's last
-step; a tile's results are gathered, move on and are written.
+follows its group's last fetch by :data:`LEAD` cycles; the engines answer ``latency`` cycles after
+a sum's last step; a tile's results are gathered, move on and are written.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,10 +225,3 @@ def _stepped(
         if done and gathered == sums and left == 0:
             return Profile(taken, cycle, steps * sums, blocked)
         cycle += 1
-
-
-def schedule_of(spec: CoprocessorSpec, command: Command) -> tuple[Profile, NDArray[Any]]:
-    """Profile and schedule of one command."""
-    e = describe(spec, command)
-    schedule = np.zeros((max(1, tile_count(e)), 2), dtype=np.int64)
-    return profile(e, schedule), schedule
