@@ -350,6 +350,87 @@ def disasm(
 
 
 @app.command()
+def run(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="MODEL.onnx, a network file .npz, or a program."),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FILE.npz", help="Arrays named as the inputs (or x)."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="rtl, sim or golden.")] = "sim",
+    spec: Annotated[
+        str | None, typer.Option("--spec", help="A name of the catalog; EDGE_4X4 unless given.")
+    ] = None,
+    format: Formats = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", "-p", metavar="P.toml", help="A format policy.")
+    ] = None,
+    underflow: Underflow = None,
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Run the first N samples, one by one.")
+    ] = 1,
+    latency: Annotated[
+        int, typer.Option(metavar="L", help="Cycles until memory answers a burst.")
+    ] = 20,
+    interval: Annotated[
+        int, typer.Option(metavar="I", help="Cycles from a beat of memory to the next.")
+    ] = 1,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every tensor and counter.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Timeline for ui.perfetto.dev.")
+    ] = None,
+    waves: Annotated[
+        Path | None, typer.Option(metavar="FILE.fst", help="Waveforms of the RTL, .fst or .vcd.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Codes and values of the outputs.")
+    ] = None,
+    calibration: Calibration = None,
+    method: Method = "mse",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> int:
+    """Run a network on the co-processor and count its cycles."""
+    from opennpe.cli import run as running
+    from opennpe.cli.progress import reporter
+
+    with reporter() as progress:
+        report = running.run(
+            source,
+            data,
+            backend=backend,
+            spec=spec,
+            formats=_split(format),
+            policy=policy,
+            underflow=underflow,
+            calibration=calibration,
+            method=method,
+            samples=samples,
+            latency=latency,
+            interval=interval,
+            check=check,
+            trace=trace,
+            waves=waves,
+            out=out,
+            threads=threads,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(report.summary())
+    else:
+        from opennpe.cli import run_tables, tables
+
+        written = [f"wrote {path}" for path in (trace, waves, out) if path is not None]
+        lines = run_tables.report_lines(report)
+        tables.show(run_tables.layer_table(report), lines, written)
+    return 0
+
+
+@app.command()
 def doctor(as_json: Json = False) -> int:
     """Say what is installed and how to cure the rest.
 

@@ -376,7 +376,9 @@ def build(spec: CoprocessorSpec, waves: Waves = "", verilog: str | None = None) 
     """
     if waves not in ("", "fst", "vcd"):
         raise DataError(f"waveforms are written as fst or vcd, not '{waves}'")
-    text = coprocessor_verilog(spec) if verilog is None else verilog
+    text = verilog
+    if text is None:
+        text = verilated.remembered(lambda: coprocessor_verilog(spec), TOP, repr(spec))
     sources = {
         f"{TOP}.v": hierarchical(text),
         "layout.h": layout(spec, waves),

@@ -19,7 +19,7 @@ from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.order import Clamp, spread
 from opennpe.rtl.sequence import lanes_of
 
-__all__ = ["PARTS", "Results"]
+__all__ = ["PARTS", "Gather", "Results"]
 
 PARTS = 4
 """Parts of a line that are written on their own."""
@@ -30,6 +30,43 @@ SUM_BITS = SLOTS * WORD_BITS
 def code_lanes(index: Value) -> Value:
     """Codes of a format in a word (3 bits)."""
     return Array(Const(WORD_BITS // get(name).bits, 3) for name in ENGINE_FORMATS)[index]
+
+
+class Gather(wiring.Component):
+    """A row's sums as their lanes arrive, codes packed as the output format has them.
+
+    Attributes:
+        take: In, a lane is there. format: In, index into ENGINE_FORMATS. lane: In, which one.
+        codes: In, one a column. gathered: Out, ``SUM_BITS`` a column.
+    """
+
+    module_name = "gather"
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        super().__init__(
+            {
+                "take": In(1),
+                "format": In(2),
+                "lane": In(ceil_log2(SLOTS)),
+                "codes": In(columns * WORD_BITS),
+                "gathered": Out(columns * SUM_BITS),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        held = Signal(len(self.gathered), reset_less=True)
+        m.d.comb += self.gathered.eq(held)
+        with m.If(self.take), m.Switch(self.format):
+            for index, name in enumerate(ENGINE_FORMATS):
+                bits = int(get(name).bits)
+                with m.Case(index):
+                    for column in range(self.columns):
+                        code = self.codes.word_select(column, WORD_BITS)
+                        own = held[column * SUM_BITS : (column + 1) * SUM_BITS]
+                        m.d.sync += own.word_select(self.lane, bits).eq(code[:bits])
+        return m
 
 
 class Results(wiring.Component):
@@ -87,7 +124,7 @@ class Results(wiring.Component):
         lanes, out_lanes = Signal(3), Signal(3)
         m.d.comb += [lanes.eq(lanes_of(c.mode_a, c.mode_b)), out_lanes.eq(code_lanes(c.out))]
         row_bits = columns * SUM_BITS
-        gathered = Signal(rows * row_bits, reset_less=True)
+        gathered = Signal(rows * row_bits)
         held = Signal(rows * row_bits, reset_less=True)
         full = Signal()
         left, sub, subs = Signal(range(rows + 1)), Signal(2), Signal(3)
@@ -100,7 +137,7 @@ class Results(wiring.Component):
             tile_done.eq(row_done & (left == 1)),
             move.eq(full & (~left.any() | tile_done)),
         ]
-        self._gather(m, c, gathered)
+        self._gather(m, platform, c, gathered)
         with m.If(self.valid & self.ready & self.last):
             m.d.sync += full.eq(1)
         with m.If(move):
@@ -121,17 +158,19 @@ class Results(wiring.Component):
             m.d.sync += [full.eq(0), left.eq(0), sub.eq(0), self.cause.eq(0)]
         return m
 
-    def _gather(self, m: Module, c: Any, gathered: Signal) -> None:
+    def _gather(self, m: Module, platform: Any, c: Any, gathered: Signal) -> None:
         """A lane of every sum to its place, codes packed as the output format has them."""
-        engines = self.spec.array.rows * self.spec.array.columns
-        with m.If(self.valid & self.ready), m.Switch(c.out):
-            for index, name in enumerate(ENGINE_FORMATS):
-                bits = int(get(name).bits)
-                with m.Case(index):
-                    for e in range(engines):
-                        code = self.codes.word_select(e, WORD_BITS)
-                        own = gathered[e * SUM_BITS : (e + 1) * SUM_BITS]
-                        m.d.sync += own.word_select(self.lane, bits).eq(code[:bits])
+        rows, columns = self.spec.array.rows, self.spec.array.columns
+        for r in range(rows):
+            row = Gather(columns)
+            place(m, platform, f"gather{r}", row)
+            m.d.comb += [
+                row.take.eq(self.valid & self.ready),
+                row.format.eq(c.out),
+                row.lane.eq(self.lane),
+                row.codes.eq(self.codes.word_select(r, len(row.codes))),
+                gathered.word_select(r, len(row.gathered)).eq(row.gathered),
+            ]
 
     def _tiles(
         self,

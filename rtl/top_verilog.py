@@ -7,12 +7,14 @@ import re
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import axi
 from opennpe.rtl.array import EngineRow
+from opennpe.rtl.results import Gather
 from opennpe.rtl.verilog import PREFIX, convert
 
 __all__ = ["TOP", "coprocessor_verilog", "hierarchical", "layout"]
 
 TOP = f"{PREFIX}_coprocessor"
-ROW = f"{PREFIX}_{EngineRow.module_name}"
+BLOCKS = tuple(f"{PREFIX}_{block.module_name}" for block in (EngineRow, Gather))
+"""Modules of which there are many, with registers: Verilator compiles each once."""
 
 
 def coprocessor_verilog(spec: CoprocessorSpec) -> str:
@@ -33,9 +35,8 @@ def hierarchical(text: str) -> str:
 
     Compiled flat, 64 engines take minutes.
     """
-    return re.sub(
-        rf"^(module {ROW}\([^;]*\);)$", r"\1 /*verilator hier_block*/", text, flags=re.MULTILINE
-    )
+    head = rf"^(module (?:{'|'.join(BLOCKS)})\([^;]*\);)$"
+    return re.sub(head, r"\1 /*verilator hier_block*/", text, flags=re.MULTILINE)
 
 
 def layout(spec: CoprocessorSpec, waves: str) -> str:

@@ -7,12 +7,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
+from opennpe.golden import formats
+from opennpe.golden.errors import ToolError
 from opennpe.rtl import tools
 
-__all__ = ["FLAGS", "JOBS", "cache_folder", "library"]
+__all__ = ["FLAGS", "JOBS", "cache_folder", "library", "remembered"]
 
 FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint")
 """Verilator's options for speed; Amaranth's Verilog is full of what its lint complains of."""
@@ -30,6 +33,36 @@ def cache_folder() -> Path:
         return Path(chosen) / "rtl"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "opennpe" / "rtl"
+
+
+def remembered(make: Callable[[], str], *parts: str) -> str:
+    """A generated text, made only if the cache does not have it.
+
+    It is known by ``parts`` and by what makes it: the modules of golden and rtl, Amaranth, Yosys.
+
+    Raises:
+        ToolError: Amaranth or Yosys is missing.
+    """
+    key = hashlib.sha256()
+    folders = (Path(formats.__file__).parent, Path(__file__).parent)
+    sources = [path.read_text() for folder in folders for path in sorted(folder.glob("*.py"))]
+    try:
+        makers = [f"{name} {metadata.version(name)}" for name in ("amaranth", "pyosys")]
+    except metadata.PackageNotFoundError as error:
+        raise ToolError(f"{error.name} is missing: pip install 'opennpe[rtl]'") from error
+    for part in (*parts, *sources, *makers):
+        key.update(hashlib.sha256(part.encode()).digest())
+    target = _cache() / f"{key.hexdigest()[:32]}.txt"
+    if target.is_file():
+        return target.read_text()
+    text = make()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return text
 
 
 def library(
