@@ -14,6 +14,7 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.emit import Emitter, Image
 from opennpe.host.lower import Lowered, lower
 from opennpe.host.place import allocate, choose_folds, layout
+from opennpe.host.prefetch import hoist
 from opennpe.host.schedule import schedule
 
 __all__ = ["compile"]
@@ -114,7 +115,8 @@ def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:
     """The finished program: the list goes behind everything else."""
     spec, image, network = low.spec, emitter.image, low.network
     most = LIST_BYTES_AN_ITEM * (len(emitter.items) + 2)
-    listed = schedule(spec, emitter.items, image.size, (image.size + most) // spec.line_bytes)
+    items = hoist(spec, emitter.items)
+    listed = schedule(spec, items, image.size, (image.size + most) // spec.line_bytes)
     address = image.put(np.frombuffer(listed.data, dtype="<u2"))
     data = np.zeros(image.size - image.origin, dtype=np.uint8)
     for place, part in image.parts:

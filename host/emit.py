@@ -16,7 +16,7 @@ from opennpe.host import walk, weights
 from opennpe.host.jobs import Job
 from opennpe.host.lower import Lowered
 from opennpe.host.place import Room, layout
-from opennpe.host.plan import Plan, Shape, input_rows, make_plan
+from opennpe.host.plan import EXEC_CYCLES, Plan, Shape, input_rows, make_plan
 from opennpe.host.schedule import Item, Span
 from opennpe.host.split import split
 
@@ -395,6 +395,8 @@ class Emitter:
             ("buffer", out_line + b * step, out_line + b * step + lines[1]) for b in range(blocks)
         ]
         self.add("exec", {k: v for k, v in values.items() if v}, reads, writes)
+        tiles = -(-lines[1] // self.spec.array.rows) * count
+        self.items[-1].cycles = tiles * self._cycles(job, out.fold) + EXEC_CYCLES
         if streamed:
             for b in range(min(blocks, out.blocks - first_block)):
                 skip = (first_block + b) * out.block_lines + lines[0]

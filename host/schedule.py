@@ -26,6 +26,7 @@ class Item:
         op: its name. values: its fields, but for the waits.
         reads, writes: what it touches; rings are given without wrapping around.
         layer: the layer it belongs to.
+        cycles: what an exec takes, roughly.
     """
 
     op: str
@@ -33,6 +34,7 @@ class Item:
     reads: list[Span] = field(default_factory=list)
     writes: list[Span] = field(default_factory=list)
     layer: str = ""
+    cycles: int = 0
 
 
 @dataclass(frozen=True)
