@@ -12,10 +12,13 @@ from opennpe.golden.network import Network
 from opennpe.golden.program import Program, Symbol, facts
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.emit import Emitter, Image
-from opennpe.host.lower import Lowered, lower
+from opennpe.host.flat import flat
+from opennpe.host.lower import lower
+from opennpe.host.lowered import Lowered
 from opennpe.host.place import allocate, choose_folds, layout
 from opennpe.host.prefetch import hoist
 from opennpe.host.schedule import schedule
+from opennpe.host.windowed import windowed
 
 __all__ = ["compile"]
 
@@ -57,7 +60,11 @@ def compile(
             if roles.get(name) == "constant" and resident:
                 emitter.bring(name)
                 arrived.add(name)
-        emitter.job(job)
+        emitter.layer = "+".join(job.layers)
+        if job.table is not None:
+            emitter.table(job)
+        run = flat if job.flat else windowed
+        run(emitter, job)
         name = job.output
         wanted = roles.get(name) in ("output", "kept") and name not in room.streamed
         if wanted and last[name] == index:

@@ -1,4 +1,4 @@
-"""Jobs to commands: loads of weights, fills of rows, execs, stores."""
+"""Commands and what they touch: loads of weights, fills of rows, execs, stores."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from opennpe.golden.layout import Layout
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host import walk, weights
 from opennpe.host.jobs import Job
-from opennpe.host.lower import Lowered
+from opennpe.host.lowered import Lowered
 from opennpe.host.place import Room, layout
-from opennpe.host.plan import EXEC_CYCLES, Plan, Shape, input_rows, make_plan
+from opennpe.host.plan import EXEC_CYCLES
 from opennpe.host.schedule import Item, Span
-from opennpe.host.split import split
 
 __all__ = ["Emitter", "Held", "Image"]
 
@@ -65,7 +64,7 @@ class Held:
 
 @dataclass
 class Emitter:
-    """Builds the items of a program, job by job.
+    """Appends commands to a list; keeps the heads of the rings and what is where.
 
     Attributes:
         low: the network's jobs. room: where tensors live. image: the memory outside.
@@ -196,59 +195,12 @@ class Emitter:
         line, _ = self.weight_piece(job, held, (first, stop), steps)
         return line, self.parameter_piece(held, first, stop)
 
-    # -- jobs ----------------------------------------------------------------------------------
-    def job(self, job: Job) -> None:
-        """Append a job's commands."""
-        self.layer = "+".join(job.layers)
-        if job.table is not None:
-            address = self.image.put(weights.table_lines(job, self.spec.line_words))
-            self.load("table", 0, TABLE_LINES, address)
-        if job.flat:
-            self._flat(job)
-        else:
-            self._windowed(job)
+    def table(self, job: Job) -> None:
+        """Load a job's activation table."""
+        address = self.image.put(weights.table_lines(job, self.spec.line_words))
+        self.load("table", 0, TABLE_LINES, address)
 
-    def _windowed(self, job: Job) -> None:
-        """Bands of rows by chunks of channel tiles; of fewer blocks or pixels if they must."""
-        source, out = self.layout(job.inputs[0]), self.layout(job.output)
-        factor = job.factor(self.low.stored[job.inputs[0]])
-        held = self.prepare(job, source, out.fold)
-        for count in self._block_counts(job, source, out, factor):
-            parts = []
-            for first in range(0, source.blocks, count):
-                stop = min(first + count, source.blocks)
-                place = walk.placement(job, source, factor, (first, stop))
-                tiles = held.steps.shape[0]
-                span = (0, tiles)
-                if job.kind != "dense":
-                    span = (first * factor, min(stop * factor, tiles))
-                if span[1] <= span[0]:
-                    continue
-                steps = held.steps.shape[1]
-                shape = Shape(
-                    job, out, out.fold, place, span, steps, self._cycles(job, out.fold),
-                    self._beats(job, steps),
-                    self.room.staging // 2 if job.output in self.room.streamed else None,
-                )  # fmt: skip
-                parts.append((place, make_plan(self.spec, shape)))
-            if all(plan is not None for _, plan in parts):
-                for place, plan in parts:
-                    assert plan is not None
-                    run = self._chunks_outer if plan.chunks_outer else self._bands_outer
-                    run(job, plan, place, held)
-                return
-        split(self, job, held)
-
-    def _block_counts(self, job: Job, source: Layout, out: Layout, factor: int) -> list[int]:
-        """Numbers of blocks to try at a time: fewer only where channels do not meet."""
-        counts = [source.blocks]
-        if job.kind != "dense":
-            ratio = max(out.lanes // job.lanes, 1)
-            while counts[-1] > 1 and counts[-1] // 2 * factor % ratio == 0:
-                counts.append(counts[-1] // 2)
-        return counts
-
-    def _cycles(self, job: Job, fold: int) -> int:
+    def cycles(self, job: Job, fold: int) -> int:
         """Cycles of one sum."""
         taps = job.kernel[0] * job.kernel[1]
         if job.kind != "dense":
@@ -256,57 +208,6 @@ class Emitter:
         channels = int(job.weights.shape[1])
         full, rest = divmod(channels, job.lanes)
         return taps * (full * max(fold, job.lanes) + (max(fold, rest) if rest else 0))
-
-    def _beats(self, job: Job, steps: int) -> float:
-        factor = lanes.lanes(job.weight_format) // job.lanes
-        return (steps / factor + PARAMETER_LINES) * self.spec.beats_per_line
-
-    def _chunks_outer(self, job: Job, plan: Plan, place: walk.Placement, held: Held) -> None:
-        """Weights once; rows again for each chunk unless they all fit."""
-        stream = None
-        for first, stop in plan.chunks:
-            where = self.chunk(job, held, first, stop)
-            bands = plan.bands
-            if stream is not None and plan.rows_fit:
-                bands = ((0, job.size[0]),)
-            else:
-                stream = _Stream(self, job, place)
-            for band in bands:
-                stream.need(band)
-                self.exec(job, place, stream, band, (first, stop), where)
-
-    def _bands_outer(self, job: Job, plan: Plan, place: walk.Placement, held: Held) -> None:
-        """Rows once; weights again for each band unless they all fit."""
-        stream = _Stream(self, job, place)
-        loaded: dict[tuple[int, int], tuple[int, int]] = {}
-        for band in plan.bands:
-            stream.need(band)
-            for chunk in plan.chunks:
-                if chunk not in loaded or not plan.resident:
-                    loaded[chunk] = self.chunk(job, held, *chunk)
-                self.exec(job, place, stream, band, chunk, loaded[chunk])
-
-    def exec(
-        self,
-        job: Job,
-        place: walk.Placement,
-        stream: _Stream,
-        band: tuple[int, int],
-        chunk: tuple[int, int],
-        where: tuple[int, int],
-    ) -> None:
-        """Append the exec of a band of output rows and a chunk of channel tiles."""
-        out = self.layout(job.output)
-        top = stream.head * self.spec.line_words
-        if job.kind != "dense":
-            top += (chunk[0] - place.first * place.factor) * place.channel
-        values = walk.places(job, self.spec, place, out.fold, band[0], 0, top)
-        values |= self.sum_fields(job, place, job.taps)
-        values |= {"begin": 1, "finish": 1}
-        count = (band[1] - band[0]) * out.width
-        first = band[0] * out.width // out.fold
-        reads = [stream.span(band)]
-        self.finish(job, values, reads, (first, -(-count // out.fold)), chunk, where)
 
     def sum_fields(self, job: Job, place: walk.Placement, taps: int) -> dict[str, int]:
         """Fields of the walk over one sum."""
@@ -396,122 +297,12 @@ class Emitter:
         ]
         self.add("exec", {k: v for k, v in values.items() if v}, reads, writes)
         tiles = -(-lines[1] // self.spec.array.rows) * count
-        self.items[-1].cycles = tiles * self._cycles(job, out.fold) + EXEC_CYCLES
+        self.items[-1].cycles = tiles * self.cycles(job, out.fold) + EXEC_CYCLES
         if streamed:
             for b in range(min(blocks, out.blocks - first_block)):
                 skip = (first_block + b) * out.block_lines + lines[0]
                 address = self.addresses[job.output] + skip * self.spec.line_bytes
                 self.store(out_line + b * step, lines[1], address)
-
-    # -- pixelwise jobs ------------------------------------------------------------------------
-    def _flat(self, job: Job) -> None:
-        """Runs of pixels: a segment of each input, one exec for each chunk of channel tiles."""
-        spec = self.spec
-        stored = [self.low.stored[name] for name in job.inputs]
-        sources = [self.layout(name) for name in job.inputs]
-        out = self.layout(job.output)
-        factors = [job.factor(s) for s in stored]
-        held = self.prepare(job, sources[0], out.fold)
-        tiles, steps = held.steps.shape[:2]
-        # Narrower tensors may take more lines a pixel: all get as many.
-        lines = [s.blocks * f / s.fold for s, f in zip(sources, factors, strict=True)]
-        blocks = [
-            s.blocks if len(set(lines)) == 1 else int(-(-max(lines) * s.fold // f))
-            for s, f in zip(sources, factors, strict=True)
-        ]
-        per_pixel = max(lines)
-        grain = max(out.fold, *(s.fold for s in sources))
-        room = spec.memory.operand_lines // 2
-        most = int(room // (per_pixel * len(sources))) // grain * grain
-        if most < grain:
-            most = int(2 * room // (per_pixel * len(sources))) // grain * grain
-        most = min(most, walk.MOST // grain * grain)
-        if self.room.streamed & {*job.inputs, job.output}:
-            widest = max(*blocks, tiles * max(job.lanes // out.lanes, 1))
-            most = min(most, self.room.staging // 4 // widest // grain * grain)
-        if most < grain:
-            raise CompileError(f"layer '{job.name}': a pixel does not fit the operand memory")
-        count = max(-(-out.pixels // most), min(4, out.pixels // (32 * grain)) or 1)
-        size = -(-out.pixels // (count * grain)) * grain
-        chunk = min(spec.memory.parameter_tiles, spec.memory.weight_lines // steps)
-        if chunk < tiles:
-            # Channel tiles that share a line stay together.
-            ratio = max(out.lanes // job.lanes, 1)
-            chunk = chunk // ratio * ratio
-        if chunk < 1:
-            raise CompileError(f"layer '{job.name}': its channel tiles do not fit the memories")
-        chunks = [(n, min(n + chunk, tiles)) for n in range(0, tiles, chunk)]
-        loaded: dict[tuple[int, int], tuple[int, int]] = {}
-        segment = int(size * per_pixel)
-        for first in range(0, out.pixels, size):
-            run = min(size, out.pixels - first)
-            head = self.operand_head
-            for index, source in enumerate(sources):
-                self._segment(
-                    job, index, source, factors[index], blocks[index], first, run,
-                    head + index * segment, size,
-                )  # fmt: skip
-            self.operand_head = head + len(sources) * segment
-            for part in chunks:
-                if part not in loaded or len(chunks) > 1:
-                    loaded[part] = self.chunk(job, held, *part)
-                mixed = max(factors) > 1
-                pixel, channel = self._flat_steps(sources[0], factors[0], blocks[0], size, mixed)
-                place = walk.Placement("lines", sources[0], factors[0], 1, 0, pixel, 0, 0, channel)
-                top = head * spec.line_words + part[0] * channel
-                values = walk.pixels(spec, place, out.fold, run, top)
-                values |= self.sum_fields(job, place, job.taps)
-                if len(sources) > 1:
-                    values["block_step"] = segment * spec.line_words % walk.ADDRESS_WORDS
-                values |= {"begin": 1, "finish": 1}
-                reads: list[Span] = [("operands", head, self.operand_head)]
-                span = (first // out.fold, -(-run // out.fold))
-                self.finish(job, values, reads, span, part, loaded[part])
-
-    def _flat_steps(
-        self, source: Layout, factor: int, blocks: int, size: int, mixed: bool
-    ) -> tuple[int, int]:
-        """Words from pixel to pixel and from channel tile to channel tile in a segment."""
-        columns = source.columns
-        pixel = factor * columns // source.fold
-        if blocks == 1:
-            return pixel, columns
-        if not mixed:
-            return pixel, size * pixel
-        return pixel * blocks, columns
-
-    def _segment(
-        self,
-        job: Job,
-        index: int,
-        source: Layout,
-        factor: int,
-        blocks: int,
-        first: int,
-        run: int,
-        line: int,
-        size: int,
-    ) -> None:
-        """Fill a run of pixels of one input."""
-        name = job.inputs[index]
-        step, lines = source.block_lines, -(-run // source.fold)
-        if name in self.room.streamed:
-            step = lines
-            start = self.stage_in(name, (0, blocks), first // source.fold, lines)
-        else:
-            start = self.room.base[name] + first // source.fold
-        fields = {"source": start, "run": lines, "inner": 1, "outer": 1}
-        mixed = any(job.factor(self.low.stored[n]) > 1 for n in job.inputs)
-        if blocks > 1 and mixed:
-            fields = {"source": start, "run": 1, "inner": blocks, "inner_stride": step,
-                      "outer": lines, "outer_stride": 1}  # fmt: skip
-        elif blocks > 1:
-            # A run shorter than the segment leaves the rest of its block unfilled.
-            for block in range(blocks):
-                part = {**fields, "source": start + block * step}
-                self.fill(job, name, part, line + block * size, 1, (1, lines), step)
-            return
-        self.fill(job, name, fields, line, factor, (blocks, lines), step)
 
     def rows(self, job: Job, place: walk.Placement, head: int, first: int, stop: int) -> None:
         """Fill units of a job's input; ``head`` is the operand line of unit 0."""
@@ -568,43 +359,3 @@ class Emitter:
         }
         writes: list[Span] = [("operands", line, line + total)]
         self.add("fill", {k: v for k, v in values.items() if v}, reads, writes)
-
-
-class _Stream:
-    """Rows of a job's input, appended to the operand memories as bands need them."""
-
-    def __init__(self, emitter: Emitter, job: Job, place: walk.Placement) -> None:
-        self.emitter, self.job, self.place = emitter, job, place
-        self.done: int | None = None
-        self.head = 0  # operand line where unit 0 lies, or would lie
-
-    def units(self, band: tuple[int, int]) -> tuple[int, int]:
-        """Units that a band reads."""
-        rows = input_rows(self.job, self.place.source.height, band)
-        return self.place.units(*rows) if rows[1] > rows[0] else (0, 0)
-
-    def span(self, band: tuple[int, int]) -> Span:
-        """Operand lines that a band reads."""
-        out = self.emitter.layout(self.job.output)
-        first, stop = self.units(band)
-        if (band[1] - band[0]) * out.width % out.fold:
-            # The last line's spare pixels read where the next output row would.
-            stop = max(stop, self.units((band[0], band[1] + 1))[1])
-        size = self.place.unit_lines
-        return ("operands", self.head + first * size, self.head + stop * size)
-
-    def need(self, band: tuple[int, int]) -> None:
-        """Fill what a band reads and is not there yet."""
-        first, stop = self.units(band)
-        if stop == first:
-            return
-        emitter, place = self.emitter, self.place
-        if self.done is None:
-            self.head = emitter.operand_head - first * place.unit_lines
-            self.done = first
-        elif first > self.done:
-            # Rows that no band reads are left out; what follows keeps its place.
-            self.done = first
-        emitter.rows(self.job, place, self.head, self.done, stop)
-        self.done = max(self.done, stop)
-        emitter.operand_head = self.head + self.done * place.unit_lines

@@ -8,7 +8,7 @@ from opennpe.golden import formats, lanes
 from opennpe.golden.layout import FOLDS, Layout
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.jobs import Job, Stored
-from opennpe.host.lower import Lowered
+from opennpe.host.lowered import Lowered
 from opennpe.host.weights import channel_tiles
 
 __all__ = ["Room", "allocate", "choose_folds", "layout"]

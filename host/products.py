@@ -1,0 +1,115 @@
+"""Layers with constant weights: convolutions and products with a vector."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from opennpe.golden import layers as L
+from opennpe.golden import mac, rounding
+from opennpe.host.jobs import Job, Stored
+from opennpe.host.lowered import (
+    Codes,
+    Lowered,
+    Pair,
+    checked_shift,
+    clamp_codes,
+    engine_format,
+    image,
+    refuse,
+    two,
+)
+
+__all__ = ["conv", "linear"]
+
+
+def _product(
+    low: Lowered,
+    layer: L.Conv | L.Linear,
+    weights: Codes,
+    kind: str,
+    geometry: tuple[Pair, Pair, Pair, Pair],
+    source: Stored,
+) -> None:
+    """A job of a layer with constant weights, given as its kind wants them."""
+    (x,), out = low.network.layer_tensors(layer)
+    strides, pads, dilations, size = geometry
+    mode_a, mode_b = mac.compute_formats(x.format, layer.weight_format)
+    for name in (mode_a, mode_b, out.format):
+        engine_format(low, layer, name)
+    grid = mac.grid_exponent(mode_a, mode_b)
+    bias, shift = [], []
+    terms = int(np.prod(layer.weights.shape[1:]))
+    for scale, value in zip(layer.weight_scale, layer.bias, strict=True):
+        exponent = x.scale + int(scale)
+        units = mac.to_grid(float(value), grid + exponent)
+        rounding.check_terms(low.spec, layer, x.format, layer.weight_format, terms, abs(units))
+        bias.append(units)
+        shift.append(checked_shift(low, layer, exponent - out.scale))
+    shape = image(out.shape)
+    if shape is None:
+        raise refuse(layer, f"its output has the shape {out.shape}")
+    relu = layer.clip is not None and layer.clip[0] >= 0
+    low.new(out, (shape[0], *size), relu)
+    low.jobs.append(
+        Job(
+            layer.name,
+            kind,
+            (source.name,),
+            out.name,
+            mode_a,
+            mode_b,
+            out.format,
+            weights,
+            layer.weight_format,
+            bias,
+            shift,
+            (int(weights.shape[2]), int(weights.shape[3])),
+            strides,
+            pads,
+            dilations,
+            size,
+            clamp=clamp_codes(low, out, layer.clip),
+            layers=[layer.name],
+        )
+    )
+
+
+def conv(low: Lowered, layer: L.Conv) -> None:
+    """Dense or depthwise; other groups are dense with weights of zero."""
+    kernel = layer.weights.shape[2:]
+    (x,), out = low.network.layer_tensors(layer)
+    if len(kernel) > 2 or x.shape[0] != 1:
+        raise refuse(layer, f"{len(kernel)} spatial axes, {x.shape[0]} samples")
+    source = low.held(x.name)
+    if (source.channels, source.height, source.width) != image(x.shape):
+        raise refuse(layer, f"it reads {x.shape} from a tensor stored in another order")
+    groups, total = layer.groups, layer.weights.shape[0]
+    weights = layer.weights.reshape(*layer.weights.shape[:2], *two(kernel, 1))
+    geometry = (
+        two(layer.strides, 1),
+        two(layer.pads[: len(kernel)], 0),
+        two(layer.dilations, 1),
+        two(out.shape[2:], 1),
+    )
+    if groups == total == x.shape[1] and groups > 1:
+        _product(low, layer, weights, "depth", geometry, source)
+        return
+    if groups > 1:
+        per_in, per_out = weights.shape[1], total // groups
+        dense = np.zeros((total, x.shape[1], *weights.shape[2:]), dtype=weights.dtype)
+        for g in range(groups):
+            rows = slice(g * per_out, (g + 1) * per_out)
+            dense[rows, g * per_in : (g + 1) * per_in] = weights[rows]
+        weights = dense
+    _product(low, layer, weights, "dense", geometry, source)
+
+
+def linear(low: Lowered, layer: L.Linear) -> None:
+    """A window as large as the tensor behind the flat vector."""
+    (x,), _ = low.network.layer_tensors(layer)
+    source = low.held(x.name)
+    if math.prod(x.shape[:-1]) != 1:
+        raise refuse(layer, f"an input of shape {x.shape}: expected one flat vector")
+    weights = layer.weights.reshape(-1, source.channels, source.height, source.width)
+    _product(low, layer, weights, "dense", ((1, 1), (0, 0), (1, 1), (1, 1)), source)

@@ -1,0 +1,160 @@
+"""Layers with windows: bands of output rows by chunks of channel tiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opennpe.golden import lanes
+from opennpe.golden.commands import PARAMETER_LINES
+from opennpe.golden.layout import Layout
+from opennpe.host import walk
+from opennpe.host.jobs import Job
+from opennpe.host.plan import Plan, Shape, input_rows, make_plan
+from opennpe.host.schedule import Span
+from opennpe.host.split import split
+
+if TYPE_CHECKING:
+    from opennpe.host.emit import Emitter, Held
+
+__all__ = ["windowed"]
+
+
+def windowed(emitter: Emitter, job: Job) -> None:
+    """Bands of rows by chunks of channel tiles; of fewer blocks or pixels if they must."""
+    source, out = emitter.layout(job.inputs[0]), emitter.layout(job.output)
+    factor = job.factor(emitter.low.stored[job.inputs[0]])
+    held = emitter.prepare(job, source, out.fold)
+    for count in _block_counts(emitter, job, source, out, factor):
+        parts = []
+        for first in range(0, source.blocks, count):
+            stop = min(first + count, source.blocks)
+            place = walk.placement(job, source, factor, (first, stop))
+            tiles = held.steps.shape[0]
+            span = (0, tiles)
+            if job.kind != "dense":
+                span = (first * factor, min(stop * factor, tiles))
+            if span[1] <= span[0]:
+                continue
+            steps = held.steps.shape[1]
+            shape = Shape(
+                job, out, out.fold, place, span, steps, emitter.cycles(job, out.fold),
+                _beats(emitter, job, steps),
+                emitter.room.staging // 2 if job.output in emitter.room.streamed else None,
+            )  # fmt: skip
+            parts.append((place, make_plan(emitter.spec, shape)))
+        if all(plan is not None for _, plan in parts):
+            for place, plan in parts:
+                assert plan is not None
+                run = _chunks_outer if plan.chunks_outer else _bands_outer
+                run(emitter, job, plan, place, held)
+            return
+    split(emitter, job, held)
+
+
+def _block_counts(
+    emitter: Emitter, job: Job, source: Layout, out: Layout, factor: int
+) -> list[int]:
+    """Numbers of blocks to try at a time: fewer only where channels do not meet."""
+    counts = [source.blocks]
+    if job.kind != "dense":
+        ratio = max(out.lanes // job.lanes, 1)
+        while counts[-1] > 1 and counts[-1] // 2 * factor % ratio == 0:
+            counts.append(counts[-1] // 2)
+    return counts
+
+
+def _beats(emitter: Emitter, job: Job, steps: int) -> float:
+    factor = lanes.lanes(job.weight_format) // job.lanes
+    return (steps / factor + PARAMETER_LINES) * emitter.spec.beats_per_line
+
+
+def _chunks_outer(
+    emitter: Emitter, job: Job, plan: Plan, place: walk.Placement, held: Held
+) -> None:
+    """Weights once; rows again for each chunk unless they all fit."""
+    stream = None
+    for first, stop in plan.chunks:
+        where = emitter.chunk(job, held, first, stop)
+        bands = plan.bands
+        if stream is not None and plan.rows_fit:
+            bands = ((0, job.size[0]),)
+        else:
+            stream = _Stream(emitter, job, place)
+        for band in bands:
+            stream.need(band)
+            _exec(emitter, job, place, stream, band, (first, stop), where)
+
+
+def _bands_outer(emitter: Emitter, job: Job, plan: Plan, place: walk.Placement, held: Held) -> None:
+    """Rows once; weights again for each band unless they all fit."""
+    stream = _Stream(emitter, job, place)
+    loaded: dict[tuple[int, int], tuple[int, int]] = {}
+    for band in plan.bands:
+        stream.need(band)
+        for chunk in plan.chunks:
+            if chunk not in loaded or not plan.resident:
+                loaded[chunk] = emitter.chunk(job, held, *chunk)
+            _exec(emitter, job, place, stream, band, chunk, loaded[chunk])
+
+
+def _exec(
+    emitter: Emitter,
+    job: Job,
+    place: walk.Placement,
+    stream: _Stream,
+    band: tuple[int, int],
+    chunk: tuple[int, int],
+    where: tuple[int, int],
+) -> None:
+    """Append the exec of a band of output rows and a chunk of channel tiles."""
+    out = emitter.layout(job.output)
+    top = stream.head * emitter.spec.line_words
+    if job.kind != "dense":
+        top += (chunk[0] - place.first * place.factor) * place.channel
+    values = walk.places(job, emitter.spec, place, out.fold, band[0], 0, top)
+    values |= emitter.sum_fields(job, place, job.taps)
+    values |= {"begin": 1, "finish": 1}
+    count = (band[1] - band[0]) * out.width
+    first = band[0] * out.width // out.fold
+    reads = [stream.span(band)]
+    emitter.finish(job, values, reads, (first, -(-count // out.fold)), chunk, where)
+
+
+class _Stream:
+    """Rows of a job's input, appended to the operand memories as bands need them."""
+
+    def __init__(self, emitter: Emitter, job: Job, place: walk.Placement) -> None:
+        self.emitter, self.job, self.place = emitter, job, place
+        self.done: int | None = None
+        self.head = 0  # operand line where unit 0 lies, or would lie
+
+    def units(self, band: tuple[int, int]) -> tuple[int, int]:
+        """Units that a band reads."""
+        rows = input_rows(self.job, self.place.source.height, band)
+        return self.place.units(*rows) if rows[1] > rows[0] else (0, 0)
+
+    def span(self, band: tuple[int, int]) -> Span:
+        """Operand lines that a band reads."""
+        out = self.emitter.layout(self.job.output)
+        first, stop = self.units(band)
+        if (band[1] - band[0]) * out.width % out.fold:
+            # The last line's spare pixels read where the next output row would.
+            stop = max(stop, self.units((band[0], band[1] + 1))[1])
+        size = self.place.unit_lines
+        return ("operands", self.head + first * size, self.head + stop * size)
+
+    def need(self, band: tuple[int, int]) -> None:
+        """Fill what a band reads and is not there yet."""
+        first, stop = self.units(band)
+        if stop == first:
+            return
+        emitter, place = self.emitter, self.place
+        if self.done is None:
+            self.head = emitter.operand_head - first * place.unit_lines
+            self.done = first
+        elif first > self.done:
+            # Rows that no band reads are left out; what follows keeps its place.
+            self.done = first
+        emitter.rows(self.job, place, self.head, self.done, stop)
+        self.done = max(self.done, stop)
+        emitter.operand_head = self.head + self.done * place.unit_lines
