@@ -16,17 +16,17 @@ import cocotb
 import numpy as np
 from bench_axi_cycles import expected_lines
 from bench_axi_monitor import Rules, watch
+from bench_axi_top import SPECS
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
-from opennpe.golden import catalog
 from opennpe.golden.commands import PARAMETER_LINES, TARGETS, WIDEN, Command, encode
 from opennpe.golden.registers import CAUSES, COUNTERS, REGISTERS, WINDOW_BYTES, capabilities
 from opennpe.rtl import axi
 from opennpe.rtl.load import write_layout
 
 PLAN: dict[str, Any] = json.loads(Path(os.environ["OPENNPE_AXI_PLAN"]).read_text())
-SPEC = catalog.get(PLAN["spec"])
+SPEC = SPECS[PLAN["spec"]]
 SIZE = SPEC.line_bytes
 BYTES = 1 << 15
 BUFFER_LINES = 256

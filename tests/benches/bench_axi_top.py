@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +13,20 @@ from amaranth.hdl import Module, Mux, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from bench_runner import TopPortsRunner, build, run
+from opennpe.golden import catalog
 from opennpe.golden.registers import COUNTERS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import axi, control, load, store, verilog
 
 TOP = "axi_side"
+SPECS = {
+    "one beat": catalog.EDGE_2X2,
+    "two beats": replace(
+        catalog.EDGE_4X4, memory=replace(catalog.EDGE_4X4.memory, bus_bits=32, burst_beats=8)
+    ),
+    "wide": catalog.EDGE_8X8,
+}
+"""What is built, by the beats of a line."""
 UNITS = {"load": load, "store": store, "control": control}
 
 
@@ -114,15 +124,16 @@ class AxiBench:
     """``bench_axi_tests.py`` on one AXI side, built.
 
     Attributes:
+        name: in SPECS.
         folder: of the build, the logs and what the bench writes.
     """
 
     def __init__(
-        self, spec: CoprocessorSpec, folder: Path, faults: Mapping[str, ModuleType] | None = None
+        self, name: str, folder: Path, faults: Mapping[str, ModuleType] | None = None
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.spec = folder, spec
-        side = AxiSide(spec, {**UNITS, **(faults or {})})
+        self.folder, self.name = folder, name
+        side = AxiSide(SPECS[name], {**UNITS, **(faults or {})})
         source = folder / f"{TOP}.v"
         source.write_text(verilog.convert(side, TOP))
         self.runner: TopPortsRunner = build([source], TOP, side.port_names, folder / "build")
@@ -139,7 +150,7 @@ class AxiBench:
         """
         plan, counts = self.folder / "plan.json", self.folder / "counts.json"
         counts.unlink(missing_ok=True)
-        plan.write_text(json.dumps({"spec": self.spec.name, "counts": str(counts), **sizes}))
+        plan.write_text(json.dumps({"spec": self.name, "counts": str(counts), **sizes}))
         environment = {"OPENNPE_AXI_PLAN": str(plan)}
         run(self.runner, "bench_axi_tests", TOP, self.folder / "build", environment, test_filter)
         return dict(json.loads(counts.read_text()))
