@@ -1,0 +1,125 @@
+"""The co-processor in gates, golden's machine and the cycle model: the same bits, the same cycles.
+
+Command lists are random, so they do what no compiler would; networks are random and compiled.
+Every run has a memory of its own speed.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_lists import case, windows
+from opennpe.golden import reference
+from opennpe.golden.errors import AccumulatorError, CompileError, FormatError
+from opennpe.golden.machine import Machine
+from opennpe.golden.program import Window
+from opennpe.golden.registers import MemorySettings
+from opennpe.host.compile import compile
+from opennpe.rtl.cosim import Cosim, Start
+from opennpe.sim.coprocessor import cycles, cycles_of
+
+sys.path.append(str(Path(__file__).parents[1] / "host"))
+from host_cases import SPECS, random_network
+
+pytestmark = pytest.mark.rtl
+
+MEMORY = 1 << 20
+LISTS = 150
+NETWORKS = {"tiny": 150, "4x4": 150}
+LAYERS = 500
+"""Layer shapes that the networks have together, at least."""
+
+
+@lru_cache
+def cosim(name):
+    return Cosim(SPECS[name], MEMORY)
+
+
+def settings(rng):
+    latencies, intervals = rng.integers(1, 40, 2), rng.choice([1, 1, 2, 3], 2)
+    return MemorySettings(
+        *(int(v) for pair in zip(latencies, intervals, strict=True) for v in pair)
+    )
+
+
+@pytest.mark.parametrize("name", ["2x2", "4x4"])
+def test_random_command_lists(name):
+    spec, gates, machine = SPECS[name], cosim(name), Machine(SPECS[name])
+    seen = Counter()
+    # Memories start with nothing and keep what a run leaves, in gates as in golden's machine.
+    gates.reset()
+    for seed in range(LISTS):
+        rng = np.random.default_rng(seed)
+        found = case(spec, rng, rounds=1 + seed % 3)
+        memory, window, before = found.memory.copy(), windows(found), copy.deepcopy(machine.state)
+        try:
+            machine.run(memory, found.address, found.lines, Window(**window))
+        except FormatError:  # a NaR for fp4
+            machine.state = before
+            continue
+        speed = settings(rng)
+        gates.memory[: len(memory)] = found.memory
+        done = gates.run(Start(found.address, found.lines, **window), settings=speed)
+        wrong = np.nonzero(gates.memory[: len(memory)] != memory)[0]
+        assert not wrong.size, f"seed {seed}: byte {wrong[0] - found.outputs} of the outputs"
+        model = cycles_of(spec, found.commands, found.address, found.lines, speed)
+        assert model.counters == done.counters, f"seed {seed}"
+        seen.update(c.op for c in found.commands)
+        seen["runs"] += 1
+    assert seen["runs"] > 0.9 * LISTS and seen["exec"] > LISTS, seen
+
+
+def run_network(name, seed):
+    """Layers of a random network that agree; 0 where it is refused."""
+    spec, gates = SPECS[name], cosim(name)
+    network, inputs = random_network(seed)
+    try:
+        expected = reference.evaluate(spec, network, inputs)
+        program = compile(network, spec, "all")
+    except (CompileError, FormatError, AccumulatorError):
+        return 0
+    assert program.size <= MEMORY
+    speed = settings(np.random.default_rng(seed))
+    gates.memory[:] = 0
+    gates.memory[: program.size] = program.memory(inputs)
+    start = Start(program.address, program.lines, **vars(program.window))
+    done = gates.run(start, settings=speed)
+    for tensor, codes in program.results(gates.memory).items():
+        wrong = np.argwhere(codes != expected[tensor])
+        assert not wrong.size, f"seed {seed} on {name}: {tensor} at {wrong[0].tolist()}"
+    assert cycles(spec, program, speed).counters == done.counters, f"seed {seed} on {name}"
+    return len(network.layers)
+
+
+def test_random_networks():
+    """At least 500 layer shapes: odd sizes, strides, pads, groups, tiles of one element."""
+    layers = Counter()
+    for name, count in NETWORKS.items():
+        for seed in range(count):
+            found = run_network(name, seed)
+            layers["refused" if not found else "run"] += 1
+            layers["layers"] += found
+    assert layers["layers"] >= LAYERS, layers
+
+
+def test_a_wrong_latency_is_seen():
+    """The comparison of counters can fail: a memory one cycle slower is another run."""
+    name, seed = "tiny", 3
+    spec = SPECS[name]
+    network, inputs = random_network(seed)
+    program = compile(network, spec)
+    fast = MemorySettings(5, 1, 5, 1)
+    counted = cycles(spec, program, fast).counters
+    gates = cosim(name)
+    gates.memory[: program.size] = program.memory(inputs)
+    start = Start(program.address, program.lines, **vars(program.window))
+    done = gates.run(start, settings=replace(fast, read_latency=6))
+    assert done.counters != counted
+    assert done.counters.beats_read == counted.beats_read
