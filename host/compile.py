@@ -15,7 +15,7 @@ from opennpe.host.emit import Emitter, Image
 from opennpe.host.flat import flat
 from opennpe.host.lower import lower
 from opennpe.host.lowered import Lowered
-from opennpe.host.place import allocate, choose_folds, layout
+from opennpe.host.place import Room, allocate, choose_folds, layout
 from opennpe.host.prefetch import hoist
 from opennpe.host.schedule import schedule
 from opennpe.host.windowed import windowed
@@ -24,6 +24,9 @@ __all__ = ["compile"]
 
 LIST_BYTES_AN_ITEM = 96
 """Most bytes that a command takes in the list, refills included; sizes the room for it."""
+
+SHARES = (8, 4, 2)
+"""Parts of the buffer to set aside for tensors that stream, if any do."""
 
 
 def compile(
@@ -43,13 +46,22 @@ def compile(
     low = lower(spec, network, names)
     choose_folds(low)
     kept = _kept(low, keep)
-    room = allocate(low, kept)
-    image = Image(spec)
-    emitter = Emitter(low, room, image, {})
+    for share in SHARES[:-1]:
+        try:
+            return _emit(low, allocate(low, share), kept)
+        except CompileError:
+            # More room on the way in and out, if that is what was missing.
+            continue
+    return _emit(low, allocate(low, SHARES[-1]), kept)
+
+
+def _emit(low: Lowered, room: Room, kept: set[str]) -> Program:
+    """The program, given where tensors live."""
+    emitter = Emitter(low, room, Image(low.spec), {})
     roles = _outside(low, emitter, kept, room.streamed)
     used = {name for job in low.jobs for name in job.inputs}
     arrived: set[str] = set()
-    for name in network.inputs:
+    for name in low.network.inputs:
         if name in used and name not in room.streamed:
             emitter.bring(name)
             arrived.add(name)

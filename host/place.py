@@ -103,13 +103,12 @@ def _needed(low: Lowered, spec: CoprocessorSpec) -> dict[str, int]:
     return found
 
 
-def allocate(low: Lowered, kept: set[str]) -> Room:
+def allocate(low: Lowered, share: int) -> Room:
     """First fit over lifetimes; tensors that find no room stay outside.
 
     Args:
-        kept: tensors that are stored as soon as they are written.
+        share: the part of the buffer set aside for tensors that stream, as a divisor.
     """
-    del kept
     spec = low.spec
     room = Room(lines=_needed(low, spec))
     first, last = _lifetimes(low)
@@ -118,7 +117,7 @@ def allocate(low: Lowered, kept: set[str]) -> Room:
         if failed is None:
             return room
         room.streamed.add(failed)
-        room.staging = spec.memory.buffer_lines // 2
+        room.staging = spec.memory.buffer_lines // share
 
 
 def _lifetimes(low: Lowered) -> tuple[dict[str, int], dict[str, int]]:
