@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from opennpe.golden import lanes
 from opennpe.golden.commands import PARAMETER_LINES
+from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Layout
 from opennpe.host import walk
 from opennpe.host.jobs import Job
@@ -20,41 +21,70 @@ __all__ = ["windowed"]
 
 
 def windowed(emitter: Emitter, job: Job) -> None:
-    """Bands of rows by chunks of channel tiles; of fewer blocks or pixels if they must."""
+    """Bands of rows by chunks of channel tiles; of fewer blocks or pixels if they must.
+
+    Raises:
+        CompileError: more room for results that go outside would help, or nothing does.
+    """
     source, out = emitter.layout(job.inputs[0]), emitter.layout(job.output)
-    factor = job.factor(emitter.low.stored[job.inputs[0]])
     held = emitter.prepare(job, source, out.fold)
-    for count in _block_counts(emitter, job, source, out, factor):
-        parts = []
-        for first in range(0, source.blocks, count):
-            stop = min(first + count, source.blocks)
-            place = walk.placement(job, source, factor, (first, stop))
-            tiles = held.steps.shape[0]
-            span = (0, tiles)
-            if job.kind != "dense":
-                span = (first * factor, min(stop * factor, tiles))
-            if span[1] <= span[0]:
-                continue
-            steps = held.steps.shape[1]
-            shape = Shape(
-                job, out, out.fold, place, span, steps, emitter.cycles(job, out.fold),
-                _beats(emitter, job, steps),
-                emitter.room.staging // 2 if job.output in emitter.room.streamed else None,
-            )  # fmt: skip
-            parts.append((place, make_plan(emitter.spec, shape)))
-        if all(plan is not None for _, plan in parts):
-            for place, plan in parts:
-                assert plan is not None
-                run = _chunks_outer if plan.chunks_outer else _bands_outer
-                run(emitter, job, plan, place, held)
+    counts = _block_counts(emitter, job, source, out)
+    staging = emitter.room.staging
+    limit = staging // 2 if job.output in emitter.room.streamed else None
+    for count in counts:
+        parts = _parts(emitter, job, held, count, limit)
+        for place, plan in parts or ():
+            run = _chunks_outer if plan.chunks_outer else _bands_outer
+            run(emitter, job, plan, place, held)
+        if parts is not None:
             return
+    more = limit is not None and 2 * staging < emitter.spec.memory.buffer_lines
+    if more and any(_parts(emitter, job, held, count, None) for count in counts):
+        raise CompileError(f"layer '{job.name}': its results do not fit {staging} lines")
     split(emitter, job, held)
 
 
-def _block_counts(
-    emitter: Emitter, job: Job, source: Layout, out: Layout, factor: int
-) -> list[int]:
+def _parts(
+    emitter: Emitter, job: Job, held: Held, count: int, limit: int | None
+) -> list[tuple[walk.Placement, Plan]] | None:
+    """Plans for ``count`` blocks of the input at a time, or None if one has none.
+
+    Args:
+        limit: most lines that an exec may leave.
+    """
+    source, out = emitter.layout(job.inputs[0]), emitter.layout(job.output)
+    factor = job.factor(emitter.low.stored[job.inputs[0]])
+    tiles, steps = held.steps.shape[:2]
+    parts = []
+    for first in range(0, source.blocks, count):
+        stop = min(first + count, source.blocks)
+        place = walk.placement(job, source, factor, (first, stop))
+        span = (0, tiles)
+        if job.kind != "dense":
+            span = (first * factor, min(stop * factor, tiles))
+        if span[1] <= span[0]:
+            continue
+        shape = Shape(
+            job,
+            out,
+            out.fold,
+            place,
+            span,
+            steps,
+            emitter.cycles(job, out.fold),
+            _beats(emitter, job, steps),
+            limit,
+        )
+        plan = make_plan(emitter.spec, shape)
+        if plan is None:
+            return None
+        parts.append((place, plan))
+    return parts
+
+
+def _block_counts(emitter: Emitter, job: Job, source: Layout, out: Layout) -> list[int]:
     """Numbers of blocks to try at a time: fewer only where channels do not meet."""
+    factor = job.factor(emitter.low.stored[job.inputs[0]])
     counts = [source.blocks]
     if job.kind != "dense":
         ratio = max(out.lanes // job.lanes, 1)
