@@ -323,7 +323,7 @@ class Cosim:
         count = self._library.cosim_events(self._handle, ctypes.byref(first))
         if not count:
             return np.zeros(0, dtype=EVENT)
-        data = ctypes.string_at(first, count * EVENT.itemsize)  # type: ignore[arg-type]
+        data = ctypes.string_at(first, count * EVENT.itemsize)
         return np.frombuffer(data, dtype=EVENT)
 
     def _wait(

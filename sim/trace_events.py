@@ -130,6 +130,7 @@ def chrome(events: Sequence[Event], cycles: int, name: str = "co-processor") -> 
         what: dict[str, Any] = {"busy": span.busy, "blocked": span.blocked, "waiting": span.waiting}
         end = span.begin + span.cycles
         records.append(_slice(span.name, LAYER_THREAD, span.begin, end, what))
+    taken: dict[str, list[tuple[int, int, float]]] = {unit: [] for unit in UNITS}
     reached = dict.fromkeys(UNITS, 0)
     for event in events:
         what = {"command": event.command, "begin": event.begin, "end": event.end}
@@ -137,12 +138,13 @@ def chrome(events: Sequence[Event], cycles: int, name: str = "co-processor") -> 
             what |= {"busy": event.busy, "blocked": event.blocked}
         # A unit begins while it completes what came before; slices of a thread must not cross.
         begin = max(event.begin, reached[event.unit])
-        reached[event.unit] = max(event.end + 1, begin)
+        end = reached[event.unit] = max(event.end + 1, begin + 1)
         thread = UNITS.index(event.unit) + 1
-        records.append(_slice(event.layer, thread, begin, reached[event.unit], what))
-    for unit in UNITS:
-        own = [event for event in events if event.unit == unit]
-        records += _counter(f"{unit} in use (%)", *_use(own, cycles))
+        records.append(_slice(event.layer, thread, begin, end, what))
+        steps = event.busy if event.unit == "exec" else end - begin
+        taken[event.unit].append((begin, end, min(1.0, steps / (end - begin))))
+    for unit, own in taken.items():
+        records += _counter(f"{unit} in use (%)", *_use(own, max(cycles, reached[unit])))
     return {
         "traceEvents": records,
         "displayTimeUnit": "ns",
@@ -197,13 +199,13 @@ def _counter(
     ]
 
 
-def _use(own: Sequence[Event], cycles: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Share of each stretch of time in which a unit works; the array's counts steps only."""
+def _use(
+    slices: Sequence[tuple[int, int, float]], cycles: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Use of a unit in each stretch of time, in percent, from (begin, end, use) of its slices."""
     edges = np.unique(np.linspace(0, cycles, POINTS + 1).astype(np.int64))
     used = np.zeros(len(edges))
-    for event in own:
-        length = event.end + 1 - event.begin
-        share = event.busy / length if event.unit == "exec" else 1.0
-        used += share * (np.clip(edges, event.begin, event.end + 1) - event.begin)
+    for begin, end, share in slices:
+        used += share * (np.clip(edges, begin, end) - begin)
     values = 100 * np.diff(used) / np.diff(edges)
     return edges, np.append(values, 0.0)
