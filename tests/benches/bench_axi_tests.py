@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cocotb
 import numpy as np
+from bench_axi_around import Surroundings, pauses
 from bench_axi_cycles import expected_lines
-from bench_axi_monitor import Rules, watch
 from bench_axi_top import SPECS
-from cocotb.clock import Clock
-from cocotb.triggers import RisingEdge
-from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
+from cocotbext.axi import AxiResp
 from opennpe.golden.commands import PARAMETER_LINES, TARGETS, WIDEN, Command, encode
 from opennpe.golden.registers import CAUSES, COUNTERS, REGISTERS, WINDOW_BYTES, capabilities
 from opennpe.rtl import axi
@@ -38,55 +35,15 @@ LINES = {"buffer": SPEC.memory.buffer_lines, "weights": SPEC.memory.weight_lines
          "parameters": SPEC.memory.parameter_tiles, "table": 256}  # fmt: skip
 
 
-class Outside:
-    """The memory outside: bytes, and addresses that answer with an error."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.bytes = bytearray(rng.bytes(BYTES))
-        self.faults: set[int] = set()
-
-    async def read(self, address: int, length: int) -> bytes:
-        self.refuse(address, length)
-        return bytes(self.bytes[address : address + length])
-
-    async def write(self, address: int, data: bytes) -> None:
-        self.refuse(address, len(data))
-        self.bytes[address : address + len(data)] = data
-
-    def refuse(self, address: int, length: int) -> None:
-        if self.faults.intersection(range(address, address + length)):
-            raise OSError("planted")
-
-    @property
-    def array(self) -> np.ndarray[Any, Any]:
-        return np.frombuffer(bytes(self.bytes), dtype=np.uint8)
-
-
-def pauses(rng: np.random.Generator, share: float) -> Iterator[bool]:
-    """Whether to pause in each cycle: mostly in stretches."""
-    while True:
-        paused = rng.random() < share
-        yield from [paused] * int(rng.integers(1, 6))
-
-
-class Side:
+class Side(Surroundings):
     """The design under test with everything around it."""
 
     def __init__(self, dut: Any, seed: int) -> None:
-        self.dut, self.edge = dut, RisingEdge(dut.clk)
-        self.rng = np.random.default_rng([PLAN["seed"], seed])
-        self.outside = Outside(self.rng)
+        super().__init__(dut, SPEC, BYTES, np.random.default_rng([PLAN["seed"], seed]))
         self.buffer = self.rng.integers(0, 256, (BUFFER_LINES, SIZE), dtype=np.uint8)
-        self.rules = Rules(
-            SPEC.memory.bus_bits // 8,
-            SPEC.memory.burst_beats,
-            SPEC.memory.bursts_in_flight,
-            lambda: self.windows,
-        )
         self.windows = {"ar": (0, BYTES), "aw": (0, BYTES)}
         self.lines: list[tuple[int, ...]] = []
         self.done = {"load": 0, "store": 0}
-        self.slowness = 0.0
 
     async def begin(self, slowness: float) -> None:
         """Clock, reset, surroundings; windows open."""
@@ -94,52 +51,14 @@ class Side:
         for name in ("loads__valid", "loads__payload", "stores__valid", "stores__payload",
                      "writes__ready", "reads__ready", "data", "finish", "halt"):  # fmt: skip
             getattr(dut, name).value = 0
-        dut.rst.value = 1
-        Clock(dut.clk, 2, unit="ns").start()
-        self.slave = AxiSlave(
-            AxiBus.from_prefix(dut, "bus_"), dut.clk, dut.rst, target=self.outside
-        )
-        self.host = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "control_"), dut.clk, dut.rst)
-        for side in (self.slave.write_if, self.slave.read_if, self.host.write_if,
-                     self.host.read_if):  # fmt: skip
-            side.log.setLevel("WARNING")
-        self.pause(slowness)
-        await self.reset()
-        cocotb.start_soon(watch(dut, self.edge, self.rules))
+        await self.attach(slowness)
         cocotb.start_soon(self._inside())
         await self.open()
 
-    def pause(self, share: float) -> None:
-        """Random idles on every channel, of every stream too."""
-        self.slowness = share
-        read, write = self.slave.read_if, self.slave.write_if
-        channels = (read.ar_channel, read.r_channel, write.aw_channel, write.w_channel,
-                    write.b_channel)  # fmt: skip
-        for channel in channels:
-            channel.set_pause_generator(pauses(self.rng, share))
-
-    async def reset(self) -> None:
-        self.dut.rst.value = 1
-        for _ in range(3):
-            await self.edge
-        self.dut.rst.value = 0
-        await self.edge
-
     async def open(self) -> None:
         """Set the windows and start."""
-        for way, channel in (("read", "ar"), ("write", "aw")):
-            for end, value in zip(("base", "limit"), self.windows[channel], strict=True):
-                await self.put(f"{way}_{end}", value)
+        await self.set_windows()
         await self.put("control", 1)
-
-    async def put(self, name: str, value: int) -> None:
-        answer = await self.host.write(REGISTERS[name], value.to_bytes(4, "little"))
-        assert answer.resp == AxiResp.OKAY, name
-
-    async def get(self, name: str) -> int:
-        answer = await self.host.read(REGISTERS[name], 4)
-        assert answer.resp == AxiResp.OKAY, name
-        return int.from_bytes(answer.data, "little")
 
     async def _inside(self) -> None:
         """The memories inside: take lines, answer reads in the cycle after."""
