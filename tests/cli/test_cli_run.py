@@ -248,6 +248,7 @@ def test_a_model_on_the_gates(
 
 
 @pytest.mark.rtl
+@pytest.mark.regress
 def test_waveforms_of_the_gates(case: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "run.vcd"
     assert run(case, "--backend", "rtl", "--waves", str(file), "--samples", "2") == 0
