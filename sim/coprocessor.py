@@ -6,18 +6,17 @@ counters that the RTL gives (``tests/agree`` compares them), and when each comma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden.commands import OPS, TARGETS, UNITS, WAITS, WIDEN, Command
+from opennpe.golden.commands import OPS, TARGETS, UNITS, WAITS, WIDEN
 from opennpe.golden.errors import ProgramError
 from opennpe.golden.formats import get
 from opennpe.golden.program import Program
 from opennpe.golden.registers import Counters, MemorySettings
 from opennpe.golden.spec import CoprocessorSpec
+from opennpe.sim.command_table import fields, places
 from opennpe.sim.coprocessor_kernel import simulate
 from opennpe.sim.cycle_state import (
     C_FACTOR,
@@ -29,11 +28,17 @@ from opennpe.sim.cycle_state import (
     C_SPACING,
     C_TARGET,
     C_WAITS,
-    OP_FILL,
     OP_LOAD,
     machine_of,
 )
-from opennpe.sim.exec_cycles import Profile, describe, profile, tile_count
+from opennpe.sim.exec_cycles import (
+    E_FINISH,
+    E_FOLDS,
+    E_LINE_CYCLES,
+    describe,
+    profile_all,
+    tile_counts,
+)
 
 __all__ = ["Timing", "cycles", "cycles_of"]
 
@@ -73,25 +78,32 @@ def cycles(
         ProgramError: a program for another co-processor, or one that never ends.
     """
     program.check(spec)
-    commands = [command for _, command in program.commands]
-    return cycles_of(spec, commands, program.address, program.lines, settings)
+    first = program.address - program.origin
+    listed = program.image[first : first + program.list_bytes]
+    return cycles_of(spec, listed, program.address, program.lines, settings)
 
 
 def cycles_of(
     spec: CoprocessorSpec,
-    commands: Sequence[Command],
+    listed: NDArray[np.uint8],
     address: int,
     lines: int,
     settings: MemorySettings | None = None,
 ) -> Timing:
-    """The same for a bare command list at byte ``address``, of which a start loads ``lines``.
+    """The same for a bare command list.
+
+    Args:
+        spec: the co-processor.
+        listed: uint8, the list's bytes.
+        address: where it lies outside.
+        lines: lines of it that a start loads.
+        settings: how fast the memory answers.
 
     Raises:
-        ProgramError: a list that never ends: its waits cannot all be satisfied.
+        ProgramError: a list that is none or never ends: its waits cannot all be satisfied.
     """
     spec.check_coprocessor()
-    first = Command("load", {"target": TARGETS.index("commands"), "lines": lines})
-    table, schedule, busy, blocked = _table(spec, [first, *commands], address)
+    table, schedule, busy, blocked = _table(spec, listed, address, lines)
     pushed, begun, ended = (np.zeros(table.shape[1], dtype=np.int64) for _ in range(3))
     total = np.zeros(4, dtype=np.int64)
     machine = machine_of(spec, settings or MemorySettings())
@@ -106,10 +118,10 @@ def cycles_of(
         beats_read=int(total[2]),
         beats_written=int(total[3]),
     )
-    listed = slice(1, -1)
-    names = tuple(OPS[op] for op in table[C_OP, listed])
-    parts = (pushed, begun, ended, busy, blocked)
-    return Timing(counters, names, *(part[listed] for part in parts))
+    # Left out: the load of the list's first part, and the end.
+    own = slice(1, -1)
+    names = tuple(OPS[op] for op in table[C_OP, own])
+    return Timing(counters, names, *(part[own] for part in (pushed, begun, ended, busy, blocked)))
 
 
 def _order(op: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -126,51 +138,62 @@ def _factor(widen: int) -> int:
     return 1 if pair is None else int(get(pair[1]).bits // get(pair[0]).bits)
 
 
+FACTORS = np.array([_factor(widen) if widen < len(WIDEN) else 1 for widen in range(8)])
+
+
 def _table(
-    spec: CoprocessorSpec, commands: Sequence[Command], address: int
+    spec: CoprocessorSpec, listed: NDArray[np.uint8], address: int, lines: int
 ) -> tuple[NDArray[np.int64], ...]:
-    """The list as an array; the schedule, steps and blocked cycles of all its execs."""
-    table = np.zeros((C_ROWS, len(commands)), dtype=np.int64)
+    """The list as an array; the schedule, steps and blocked cycles of all its execs.
 
-    def column(name: str) -> NDArray[np.int64]:
-        return np.array([c.values.get(name, 0) for c in commands], dtype=np.int64)
-
-    table[C_OP] = op = np.array([OPS.index(c.op) for c in commands], dtype=np.int64)
-    for unit, name in enumerate(WAITS):
-        table[C_WAITS + unit] = column(name)
-    table[C_WAITS + UNITS.index("load"), 0] = -1
-    fill = op == OP_FILL
-    table[C_LINES] = column("lines")
-    table[C_LINES, fill] = (column("run") * column("inner") * column("outer"))[fill]
-    moves = (op == OP_LOAD) | fill
-    factors = np.array([_factor(widen) for widen in range(len(WIDEN))])
+    Its first column is the load that a start makes.
+    """
+    ops, units = places(listed)
+    bus_bytes = spec.memory.bus_bits // 8
+    table = np.zeros((C_ROWS, len(ops) + 1), dtype=np.int64)
+    table[C_OP, 1:] = ops
     table[C_FACTOR] = 1
-    table[C_FACTOR, moves] = factors[np.minimum(column("widen"), len(WIDEN) - 1)][moves]
-    table[C_FIRST_BEAT] = column("address") // (spec.memory.bus_bits // 8)
-    table[C_FIRST_BEAT, 0] = address // (spec.memory.bus_bits // 8)
-    table[C_TARGET] = np.where(op == OP_LOAD, column("target"), -1)
-    return table, *_execs(spec, commands, table)
+    table[C_TARGET] = -1
+    first = (OP_LOAD, lines, 1, address // bus_bytes, TARGETS.index("commands"))
+    table[C_OP : C_TARGET + 1, 0] = first
+    table[C_WAITS + UNITS.index("load"), 0] = -1
+    execs: dict[str, NDArray[np.int64]] = {}
+    for code, op in enumerate(OPS):
+        own = np.nonzero(ops == code)[0]
+        found = fields(listed, op, units[own])
+        at = own + 1
+        for unit, name in enumerate(WAITS):
+            table[C_WAITS + unit, at] = found[name]
+        if op in ("load", "store"):
+            table[C_LINES, at] = found["lines"]
+            table[C_FIRST_BEAT, at] = found["address"] // bus_bytes
+        if op == "fill":
+            table[C_LINES, at] = found["run"] * found["inner"] * found["outer"]
+        if op in ("load", "fill"):
+            table[C_FACTOR, at] = FACTORS[found["widen"]]
+        if op == "load":
+            table[C_TARGET, at] = found["target"]
+        if op == "exec":
+            execs = found | {"at": at}
+    return table, *_execs(spec, execs, table)
 
 
 def _execs(
-    spec: CoprocessorSpec, commands: Sequence[Command], table: NDArray[np.int64]
+    spec: CoprocessorSpec, found: dict[str, NDArray[np.int64]], table: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], ...]:
     """Fills in what is known of execs; their schedule, steps and blocked cycles."""
-    described = {i: describe(spec, c) for i, c in enumerate(commands) if c.op == "exec"}
-    busy, blocked = np.zeros((2, len(commands)), dtype=np.int64)
-    schedule = np.zeros((sum(map(tile_count, described.values())) + 1, 2), dtype=np.int64)
-    known: dict[Any, Any] = {}
-    at = 0
-    for i, e in described.items():
-        count = tile_count(e)
-        own = schedule[at : at + count]
-        if e in known:
-            own[:] = known[e][1]
-        else:
-            known[e] = (profile(e, own), own)
-        found: Profile = known[e][0]
-        busy[i], blocked[i] = found.busy, found.blocked
-        values = (e.folds, found.taken, found.written, e.finish, at, count, e.line_cycles)
-        table[C_FOLDS : C_SPACING + 1, i] = values
-        at += count
-    return schedule, busy, blocked
+    described = describe(spec, found)
+    counts = tile_counts(described)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    schedule = np.zeros((int(first[-1]) + 1, 2), dtype=np.int64)
+    profiles = np.zeros((len(counts), 4), dtype=np.int64)
+    profile_all(described, first, schedule, profiles)
+    at = found["at"]
+    taken, written, busy, blocked = profiles.T
+    table[C_FOLDS : C_SPACING + 1, at] = (
+        described[:, E_FOLDS], taken, written, described[:, E_FINISH], first[:-1], counts,
+        described[:, E_LINE_CYCLES],
+    )  # fmt: skip
+    spread = np.zeros((2, table.shape[1]), dtype=np.int64)
+    spread[:, at] = busy, blocked
+    return schedule, spread[0], spread[1]

@@ -320,6 +320,43 @@ def _load_next(m: Machine, s: Ints, bursts: Ints, cycle: int) -> int:
 
 
 @inlined
+def _in_step(c: Ints, command: int) -> bool:
+    """Lines of this load go in as they come: nobody else is told, nobody else is in the way."""
+    target = c[C_TARGET, command]
+    return c[C_FACTOR, command] == 1 and target != BUFFER and target != COMMANDS
+
+
+@inlined
+def _stream(m: Machine, c: Ints, s: Ints, fifo: Ints, bursts: Ints, cycle: int, event: int) -> int:
+    """Beats of one burst but its last, before the cycle of the next ``event``, all at once.
+
+    Returns the cycle to go on with.
+    """
+    if s[R_HEAD] >= s[R_TAIL] or (s[L_VALID] and (s[L_ENDS] or not _in_step(c, s[L_OF]))):
+        return cycle + 1
+    command = fifo[s[L_HEAD] % RING]
+    at = s[R_HEAD] % RING
+    first = max(cycle + 1, s[R_FREE], bursts[2 * at])
+    room = (event - first + m.read_interval - 1) // m.read_interval
+    count = min(bursts[2 * at + 1] - s[R_BEATS] - 1, room)
+    if count < 1 or not _in_step(c, command):
+        return cycle + 1
+    last = first + (count - 1) * m.read_interval
+    beats = s[L_IN_LINE] + count
+    s[L_READ] += count
+    s[R_BEATS] += count
+    s[R_FREE] = last + m.read_interval
+    s[L_LINES] += beats // m.beats
+    s[L_IN_LINE] = beats % m.beats
+    following = min(event, last + m.read_interval)
+    # A line stands to be written only in the cycle after its last beat.
+    closed = last - s[L_IN_LINE] * m.read_interval
+    s[L_VALID] = int(beats >= m.beats and closed + 1 == following)
+    s[L_OF], s[L_PART], s[L_ENDS] = command, 0, 0
+    return following
+
+
+@inlined
 def _take_exec(
     m: Machine,
     c: Ints,
@@ -446,9 +483,7 @@ def simulate(
         counts[OP_STORE - 1] += int(store_done)
         for unit in range(UNITS):
             level[unit] = pushed[unit] - popped[unit]
-        following = min(
-            _load_next(m, s, bursts, cycle), _store_next(m, w, answers, f[F_END], cycle)
-        )
+        following = _store_next(m, w, answers, f[F_END], cycle)
         if f[F_COMMAND] > 0:
             following = min(following, f[F_END] + 1)
         if x[X_HEAD] < x[X_TAIL]:
@@ -468,6 +503,13 @@ def simulate(
                     following = cycle + 1
         if _dispatcher_acts(m, c, d, counts, level):
             following = cycle + 1
+        loads = _load_next(m, s, bursts, cycle)
+        if loads < following:
+            asks = s[L_STATE] == CHECK or (s[L_STATE] == ASK and s[L_ASKED] < m.in_flight)
+            if asks or following == cycle + 1:
+                following = loads
+            else:
+                following = max(loads, _stream(m, c, s, fifo, bursts, cycle, following))
         if following == NEVER:
             return False
         if following > cycle + 1:

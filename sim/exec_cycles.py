@@ -9,17 +9,29 @@ a sum's last step; a tile's results are gathered, move on and are written.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden.commands import KINDS, Command
+from opennpe.golden.commands import KINDS
 from opennpe.golden.formats import ENGINE_FORMATS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.jit import inlined, kernel
 
-__all__ = ["LEAD", "Exec", "Profile", "describe", "profile", "tile_count"]
+__all__ = [
+    "E_FINISH",
+    "E_FOLDS",
+    "E_LINE_CYCLES",
+    "LEAD",
+    "Exec",
+    "Profile",
+    "describe",
+    "profile_all",
+    "tile_counts",
+]
 
+Ints = NDArray[np.int64]
 LEAD = 3
 """Cycles from a group's last fetch to its first step, in front time."""
 DENSE, MAX = KINDS.index("dense"), KINDS.index("max")
@@ -28,22 +40,22 @@ DENSE, MAX = KINDS.index("dense"), KINDS.index("max")
 class Exec(NamedTuple):
     """What an exec's cycles depend on, as integers."""
 
-    folds: int
-    lanes: int
-    steps: int  # of a full word
-    blocks: int
-    taps: int
-    words: int
-    last_words: int
-    last_steps: int  # of the last word
-    tiles: int
-    lines: int
-    rows: int
-    sub_lines: int  # lines a row's results make
-    line_cycles: int
-    finish: int
-    largest: int
-    latency: int
+    folds: Any
+    lanes: Any
+    steps: Any  # of a full word
+    blocks: Any
+    taps: Any
+    words: Any
+    last_words: Any
+    last_steps: Any  # of the last word
+    tiles: Any
+    lines: Any
+    rows: Any
+    sub_lines: Any  # lines a row's results make
+    line_cycles: Any
+    finish: Any
+    largest: Any
+    latency: Any
 
 
 class Profile(NamedTuple):
@@ -62,35 +74,42 @@ class Profile(NamedTuple):
     blocked: int
 
 
-def describe(spec: CoprocessorSpec, command: Command) -> Exec:
-    """The numbers of a command that count."""
+E_FOLDS = Exec._fields.index("folds")
+E_LINE_CYCLES = Exec._fields.index("line_cycles")
+E_FINISH = Exec._fields.index("finish")
+
+
+def describe(spec: CoprocessorSpec, found: Mapping[str, Ints]) -> Ints:
+    """The numbers that count of execs whose fields are given: (execs, fields of Exec)."""
     engine = spec.engine
-    lanes = engine.lanes(ENGINE_FORMATS[command["mode_a"]])
-    out_lanes = engine.lanes(ENGINE_FORMATS[command["out"]])
-    dense = command["kind"] == DENSE
-    return Exec(
-        folds=1 << command["fold"],
+    lane_counts = np.array([engine.lanes(name) for name in ENGINE_FORMATS])
+    lanes, out_lanes = lane_counts[found["mode_a"]], lane_counts[found["out"]]
+    dense = found["kind"] == DENSE
+    columns = Exec(
+        folds=1 << found["fold"],
         lanes=lanes,
-        steps=lanes if dense else 1,
-        blocks=command["blocks"],
-        taps=command["kernel_y"] * command["kernel_x"],
-        words=command["words"],
-        last_words=command["last_words"],
-        last_steps=command["last_elements"] if dense else 1,
-        tiles=command["tiles"],
-        lines=command["lines"],
-        rows=spec.array.rows,
-        sub_lines=max(1, lanes // out_lanes),
-        line_cycles=out_lanes + 2 if command["table"] else 1,
-        finish=command["finish"],
-        largest=int(command["kind"] == MAX),
-        latency=engine.latency,
+        steps=np.where(dense, lanes, 1),
+        blocks=found["blocks"],
+        taps=found["kernel_y"] * found["kernel_x"],
+        words=found["words"],
+        last_words=found["last_words"],
+        last_steps=np.where(dense, found["last_elements"], 1),
+        tiles=found["tiles"],
+        lines=found["lines"],
+        rows=np.full_like(lanes, spec.array.rows),
+        sub_lines=np.maximum(1, lanes // out_lanes),
+        line_cycles=np.where(found["table"] == 1, out_lanes + 2, 1),
+        finish=found["finish"],
+        largest=(found["kind"] == MAX).astype(np.int64),
+        latency=np.full_like(lanes, engine.latency),
     )
+    return np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.int64)
 
 
-def tile_count(e: Exec) -> int:
-    """Results that leave as tiles, and so entries of a schedule."""
-    return -(-e.lines // e.rows) * e.tiles if e.finish else 0
+def tile_counts(described: Ints) -> Ints:
+    """Results of each exec that leave as tiles, and so entries of a schedule."""
+    e = Exec(*described.T)
+    return np.asarray(-(-e.lines // e.rows) * e.tiles * e.finish)
 
 
 @inlined
@@ -141,8 +160,8 @@ def _offers(e: Exec, front: int, period: int) -> bool:
     return rest - inner < e.last_steps
 
 
-@kernel()
-def profile(e: Exec, schedule: NDArray[np.int64]) -> Profile:
+@inlined
+def _profile(e: Exec, schedule: Ints) -> Profile:
     """Cycles of an exec; fills ``schedule``, (tiles, 2): first written cycle less one, cycles."""
     period, steps = _sum_cycles(e), _sum_steps(e)
     last_front = _lead(e) - max(e.folds, e.last_steps) + e.last_steps - 1
@@ -158,9 +177,7 @@ def profile(e: Exec, schedule: NDArray[np.int64]) -> Profile:
 
 
 @inlined
-def _even(
-    e: Exec, schedule: NDArray[np.int64], period: int, steps: int, sums: int, last_front: int
-) -> Profile:
+def _even(e: Exec, schedule: Ints, period: int, steps: int, sums: int, last_front: int) -> Profile:
     """Sums that are long enough for the results of the one before: nothing ever waits."""
     moved = 0
     for s in range(sums):
@@ -174,7 +191,7 @@ def _even(
 
 @inlined
 def _stepped(
-    e: Exec, schedule: NDArray[np.int64], period: int, steps: int, sums: int, last_front: int
+    e: Exec, schedule: Ints, period: int, steps: int, sums: int, last_front: int
 ) -> Profile:
     """Cycle by cycle: results may keep the array waiting."""
     # Sums whose results are under way: the engines' time at which each was accepted, in a ring.
@@ -225,3 +242,26 @@ def _stepped(
         if done and gathered == sums and left == 0:
             return Profile(taken, cycle, steps * sums, blocked)
         cycle += 1
+
+
+@kernel()
+def profile_all(described: Ints, first: Ints, schedule: Ints, profiles: Ints) -> None:
+    """Profiles of many execs.
+
+    Args:
+        described: (execs, fields of Exec).
+        first: (execs + 1,), where each one's entries of the schedule begin.
+        schedule: (tiles, 2), filled: the cycle before a tile's first written one, its cycles.
+        profiles: (execs, fields of Profile), filled.
+    """
+    for i in range(len(described)):
+        d = described[i]
+        e = Exec(
+            d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8], d[9], d[10], d[11], d[12],
+            d[13], d[14], d[15],
+        )  # fmt: skip
+        found = _profile(e, schedule[first[i] : first[i + 1]])
+        profiles[i, 0] = found.taken
+        profiles[i, 1] = found.written
+        profiles[i, 2] = found.busy
+        profiles[i, 3] = found.blocked
