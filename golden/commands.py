@@ -26,6 +26,7 @@ __all__ = [
     "UNITS",
     "WAITS",
     "WIDEN",
+    "WIDENED",
     "Command",
     "decode",
     "encode",
@@ -42,6 +43,8 @@ TARGETS = ("buffer", "weights", "parameters", "commands", "table")
 WIDEN = (None, ("fp4", "posit8"), ("posit4", "posit8"), ("fp4", "posit16"), ("posit4", "posit16"),
          ("posit8", "posit16"))  # fmt: skip
 """Formats before and after a load's or a fill's widening; none is index 0."""
+WIDENED = ("buffer", "weights")
+"""Targets of a load that may widen."""
 KINDS = ("dense", "depth", "max")
 """How an exec maps a layer: see :mod:`opennpe.golden.machine`."""
 PARAMETER_LINES = 12

@@ -202,11 +202,10 @@ class Machine:
 
     def _load(self, command: C.Command) -> None:
         window = self.window
+        self._check_load(command)
         where = self._outside(command, (window.read_base, window.read_limit), 3)
         words = self.memory[where].view("<u2").reshape(-1, self.spec.line_words)
         words = widened(words.astype(np.uint16), command["widen"])
-        if command["target"] >= len(C.TARGETS):
-            raise stop(1, f"load target {command['target']}")
         line, target = command["line"], C.TARGETS[command["target"]]
         count = len(words)
         if target == "commands":
@@ -217,12 +216,20 @@ class Machine:
                 raise stop(2, f"{count} lines at {line} of the weights")
             ring[(line + np.arange(count)) % len(ring)] = words
         elif target == "parameters":
-            if count % C.PARAMETER_LINES:
-                raise stop(1, f"{count} lines of parameters")
             tiles = words.reshape(-1, C.PARAMETER_LINES, self.spec.line_words)
             _put(self.state.parameters, line, tiles, target)
         else:
             _put(getattr(self.state, target), line, words, target)
+
+    def _check_load(self, command: C.Command) -> None:
+        """Refuse what is illegal by itself, wherever it reads and writes."""
+        if command["target"] >= len(C.TARGETS):
+            raise stop(1, f"load target {command['target']}")
+        target, widen = C.TARGETS[command["target"]], command["widen"]
+        if widen and (target not in C.WIDENED or widen >= len(C.WIDEN)):
+            raise stop(1, f"widening {widen} of {target}")
+        if target == "parameters" and command["lines"] % C.PARAMETER_LINES:
+            raise stop(1, f"{command['lines']} lines of parameters")
 
     def _take_commands(self, line: int, words: Words) -> None:
         ring = self.state.commands

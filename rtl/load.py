@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
-from opennpe.golden.commands import FIELDS, PARAMETER_LINES, TABLE_LINES, TARGETS, WIDEN
+from opennpe.golden.commands import FIELDS, PARAMETER_LINES, TABLE_LINES, TARGETS, WIDEN, WIDENED
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 from opennpe.rtl import axi
 from opennpe.rtl.hierarchy import place
@@ -155,7 +155,7 @@ class Ask(wiring.Component):
         """What is wrong with a command, as an index into ``CAUSES``."""
         spec, rings = self.spec, _rings(self.spec)
         line, lines, target = command.line, command.lines, command.target
-        takes_codes = (target == TARGETS.index("buffer")) | (target == TARGETS.index("weights"))
+        takes_codes = target.matches(*map(TARGETS.index, WIDENED))
         in_tiles = target == TARGETS.index("parameters")
         illegal = (
             (target >= len(TARGETS))

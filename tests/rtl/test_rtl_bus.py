@@ -13,7 +13,9 @@ from amaranth.hdl import Const, Value
 from amaranth.sim import Simulator
 from bench_axi_cycles import Setting, Trace, run_load, run_store, sometimes
 from opennpe.golden import catalog, formats
-from opennpe.golden.commands import PARAMETER_LINES, TABLE_LINES, TARGETS, WIDEN
+from opennpe.golden.commands import PARAMETER_LINES, TABLE_LINES, TARGETS, WIDEN, Command
+from opennpe.golden.errors import DeviceError
+from opennpe.golden.machine import Machine, Window
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import axi, load, widen
@@ -67,6 +69,28 @@ def loads(spec: CoprocessorSpec, rng: np.random.Generator, count: int) -> Iterat
         if rng.random() < 1 / 3:
             address = 4096 - spec.line_bytes * int(rng.integers(1, lines + 1))
         yield command(target, line, lines, address, pair)
+
+
+def golden_cause(
+    spec: CoprocessorSpec,
+    op: str,
+    values: dict[str, int],
+    memory: np.ndarray[Any, Any],
+    base: int,
+    limit: int,
+) -> str:
+    """What golden's machine stops at; empty if at nothing."""
+    machine = Machine(spec)
+    machine.memory = np.zeros(limit, dtype=np.uint8) if limit > len(memory) else memory
+    machine.window = Window(base, limit, base, limit)
+    machine.loaded = values["line"]  # the list goes on where it says
+    machine.taken = max(0, machine.loaded - 1)
+    fields = {name: value for name, value in values.items() if name != "op"}
+    try:
+        getattr(machine, f"_{op}")(Command(op, fields))
+    except DeviceError as error:
+        return str(error).split(":")[0]
+    return ""
 
 
 def check_bursts(spec: CoprocessorSpec, trace: Trace, wanted: list[dict[str, int]]) -> None:
@@ -219,10 +243,12 @@ def test_bad_loads_are_refused(spec: CoprocessorSpec) -> None:
     }
     for cause, entries in bad.items():
         for entry in entries:
-            end = 1 << 31 if "line" in cause else limit
+            end = 1 << 19 if "line" in cause else limit
             setting = Setting(latency=2, base=base, limit=end, cycles=20)
             trace = run_load(spec, [entry, command(BUFFER, 0, 1, base)], memory, setting)
             assert CAUSES[trace.cause] == cause, entry
+            if (entry["target"], entry["line"]) != (COMMANDS, commands):  # golden: a bad list
+                assert golden_cause(spec, "load", entry, memory, base, end) == cause, entry
             # Not one burst, not the command behind it, and rest after CHECK.
             assert (trace.accepted, trace.asked, trace.busy) == ([0], [], [1])
     good = [
@@ -256,6 +282,7 @@ def test_bad_stores_are_refused(spec: CoprocessorSpec) -> None:
         for entry in entries:
             memory = content(rng)
             before = memory.copy()
+            assert golden_cause(spec, "store", entry, memory, base, limit) == cause, entry
             setting = Setting(base=base, limit=limit, cycles=20)
             trace = run_store(spec, [entry, kept(0, 1, base)], buffer, memory, setting)
             assert CAUSES[trace.cause] == cause, entry
