@@ -32,7 +32,7 @@ pytestmark = pytest.mark.rtl
 
 MEMORY = 1 << 20
 LISTS = 150
-NETWORKS = {"tiny": 150, "4x4": 150}
+NETWORKS = {"tiny": 170, "4x4": 170}
 LAYERS = 500
 """Layer shapes that the networks have together, at least."""
 
