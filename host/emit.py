@@ -22,7 +22,7 @@ from opennpe.host.schedule import Item, Span
 __all__ = ["Emitter", "Held", "Image"]
 
 Words = NDArray[np.uint16]
-PIECES = 4
+PIECES = 8
 """Loads an input comes in by, so that the first rows can be used early."""
 
 
@@ -69,6 +69,8 @@ class Emitter:
     Attributes:
         low: the network's jobs. room: where tensors live. image: the memory outside.
         addresses: byte address outside of tensors that have one.
+        chunked: of tensors that were written some blocks at a time, how many.
+        ready: of tensors that were written some rows at a time, the first of the last rows.
     """
 
     low: Lowered
@@ -80,6 +82,9 @@ class Emitter:
     weight_head: int = 0
     parameter_head: int = 0
     staging_head: int = 0
+    last_span: int = 0
+    chunked: dict[str, int] = field(default_factory=dict)
+    ready: dict[str, int] = field(default_factory=dict)
     layer: str = ""
 
     @property
@@ -151,7 +156,7 @@ class Emitter:
         """Load a whole tensor from outside into its room."""
         shape, base = self.layout(name), self.room.base[name]
         self.layer = name
-        piece = max(-(-shape.lines // PIECES), 16)
+        piece = max(-(-shape.lines // PIECES), 256)
         for first in range(0, shape.lines, piece):
             lines = min(piece, shape.lines - first)
             address = self.addresses[name] + first * self.spec.line_bytes

@@ -77,6 +77,7 @@ def flat(emitter: Emitter, job: Job) -> None:
                 values["block_step"] = segment * spec.line_words % walk.ADDRESS_WORDS
             values |= {"begin": 1, "finish": 1}
             reads: list[Span] = [("operands", head, emitter.operand_head)]
+            emitter.last_span = emitter.operand_head - head
             span = (first // out.fold, -(-run // out.fold))
             emitter.finish(job, values, reads, span, part, loaded[part])
 

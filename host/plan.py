@@ -28,6 +28,8 @@ class Shape:
         steps: weight lines of a channel tile. cycles: of one sum.
         weight_beats: bus beats of a channel tile's weights and parameters.
         limit: most lines that one exec may leave, if its results go outside.
+        ready: input rows that are there before the last exec of the layer before ends.
+        before: operand lines that this last exec reads.
     """
 
     job: Job
@@ -39,6 +41,8 @@ class Shape:
     cycles: int
     weight_beats: float
     limit: int | None = None
+    ready: int = 0
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,14 @@ def estimate(spec: CoprocessorSpec, shape: Shape, plan: Plan) -> float:
     room = spec.memory.operand_lines
     overlap = [_span(shape, a, b) <= room for a, b in zip(plan.bands, plan.bands[1:], strict=False)]
 
+    # Rows that are there early can be filled early, where the layer before leaves room.
+    early = shape.place.units(0, shape.ready)[1] * shape.place.unit_lines
+    early = min(early, room - shape.before)
+    # The layer after wants about as much room as the last band takes, while that is computed.
+    tail = max(2 * _span(shape, plan.bands[-1], plan.bands[-1]) - room, 0)
+
     def pass_cycles(tiles: int, fill: bool) -> float:
-        total = float(fills[0]) if fill else 0.0
+        total = float(max(fills[0] - early, 0)) if fill else 0.0
         for i, steps in enumerate(sums):
             following = fills[i + 1] if fill and i + 1 < len(fills) else 0
             work = EXEC_CYCLES + tiles * steps
@@ -123,10 +133,10 @@ def estimate(spec: CoprocessorSpec, shape: Shape, plan: Plan) -> float:
     weights = sum(tiles) * shape.weight_beats
     if plan.chunks_outer:
         total = sum(pass_cycles(n, i == 0 or not plan.rows_fit) for i, n in enumerate(tiles))
-        return max(total, weights)
+        return max(total, weights) + tail
     times = 1 if plan.resident else len(plan.bands)
     total = pass_cycles(sum(tiles), True) + EXEC_CYCLES * len(plan.bands) * (len(tiles) - 1)
-    return max(total, times * weights)
+    return max(total, times * weights) + tail
 
 
 def make_plan(spec: CoprocessorSpec, shape: Shape) -> Plan | None:

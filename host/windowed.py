@@ -36,6 +36,11 @@ def windowed(emitter: Emitter, job: Job) -> None:
         for place, plan in parts or ():
             run = _chunks_outer if plan.chunks_outer else _bands_outer
             run(emitter, job, plan, place, held)
+            if len(parts or ()) == 1 and not plan.chunks_outer:
+                emitter.ready[job.output] = plan.bands[-1][0]
+            if plan.chunks_outer or len(plan.bands) == 1:
+                tiles = plan.chunks[0][1] - plan.chunks[0][0]
+                emitter.chunked[job.output] = max(tiles * job.lanes // out.lanes, 1)
         if parts is not None:
             return
     more = limit is not None and 2 * staging < emitter.spec.memory.buffer_lines
@@ -74,6 +79,8 @@ def _parts(
             emitter.cycles(job, out.fold),
             _beats(emitter, job, steps),
             limit,
+            emitter.ready.get(job.inputs[0], 0),
+            emitter.last_span,
         )
         plan = make_plan(emitter.spec, shape)
         if plan is None:
@@ -83,13 +90,17 @@ def _parts(
 
 
 def _block_counts(emitter: Emitter, job: Job, source: Layout, out: Layout) -> list[int]:
-    """Numbers of blocks to try at a time: fewer only where channels do not meet."""
+    """Numbers of blocks to try at a time: all at once only where channels meet."""
     factor = job.factor(emitter.low.stored[job.inputs[0]])
     counts = [source.blocks]
+    written = emitter.chunked.get(job.inputs[0], source.blocks)
     if job.kind != "dense":
         ratio = max(out.lanes // job.lanes, 1)
         while counts[-1] > 1 and counts[-1] // 2 * factor % ratio == 0:
             counts.append(counts[-1] // 2)
+        if written < source.blocks and written * factor % ratio == 0:
+            # The first blocks can be filled while the layer before computes the others.
+            counts.insert(0, written)
     return counts
 
 
@@ -147,6 +158,7 @@ def _exec(
     count = (band[1] - band[0]) * out.width
     first = band[0] * out.width // out.fold
     reads = [stream.span(band)]
+    emitter.last_span = reads[0][2] - reads[0][1]
     emitter.finish(job, values, reads, (first, -(-count // out.fold)), chunk, where)
 
 
@@ -185,6 +197,11 @@ class _Stream:
         elif first > self.done:
             # Rows that no band reads are left out; what follows keeps its place.
             self.done = first
+        ready = place.units(0, emitter.ready.get(self.job.inputs[0], 0))[1]
+        if self.done < ready < stop:
+            # What the last exec of the layer before writes is filled by itself.
+            emitter.rows(self.job, place, self.head, self.done, ready)
+            self.done = ready
         emitter.rows(self.job, place, self.head, self.done, stop)
         self.done = max(self.done, stop)
         emitter.operand_head = self.head + self.done * place.unit_lines
