@@ -7,7 +7,7 @@ from typing import Any
 
 import cocotb
 import numpy as np
-from bench_axi_monitor import Rules, watch
+from bench_axi_monitor import LiteRules, Rules, watch
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
@@ -51,7 +51,8 @@ class Surroundings:
 
     Attributes:
         outside: the memory; random bytes at first.
-        rules: the judge; it holds the bus to ``windows`` too.
+        rules: the judge of ``bus``; it holds it to ``windows`` too.
+        lite_rules: the judge of ``control``.
         windows: (base, limit) of reads, "ar", and writes, "aw".
         slowness: share of the cycles in which a channel idles.
     """
@@ -68,6 +69,7 @@ class Surroundings:
             spec.memory.bursts_in_flight,
             lambda: self.windows,
         )
+        self.lite_rules = LiteRules()
         self.slowness = 0.0
 
     async def attach(self, slowness: float) -> None:
@@ -84,7 +86,8 @@ class Surroundings:
             side.log.setLevel("WARNING")
         self.pause(slowness)
         await self.reset()
-        cocotb.start_soon(watch(dut, self.edge, self.rules))
+        cocotb.start_soon(watch(dut, self.edge, self.rules, "bus__"))
+        cocotb.start_soon(watch(dut, self.edge, self.lite_rules, "control__"))
 
     def pause(self, share: float) -> None:
         """Random idles on every channel of the bus."""

@@ -67,7 +67,7 @@ class Job(Surroundings):
                 break
         else:
             raise AssertionError(f"no interrupt in {PATIENCE} cycles")
-        assert self.rules.quiet, "the bus is not at rest"
+        assert self.rules.quiet and self.lite_rules.quiet, "a bus is not at rest"
         return await self.get("status")
 
     async def good_run(self) -> None:

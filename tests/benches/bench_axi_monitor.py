@@ -27,6 +27,81 @@ class ProtocolError(AssertionError):
     """What the bus did that AXI or the co-processor's contract forbids."""
 
 
+LITE = {
+    "aw": ("awaddr", "awprot"),
+    "w": ("wdata", "wstrb"),
+    "b": ("bresp",),
+    "ar": ("araddr", "arprot"),
+    "r": ("rdata", "rresp"),
+}
+
+
+@dataclass
+class LiteRules:
+    """The judge of AXI4-Lite, of both sides of it: stability, and an answer for every request.
+
+    Attributes:
+        seen: handshakes and waits a channel.
+    """
+
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what is under way, as a reset does."""
+        self.offered: dict[str, tuple[int, ...]] = {}
+        self.open = dict.fromkeys(LITE, 0)  # handshakes not answered
+
+    def step(self, bus: Mapping[str, int]) -> None:
+        """Judge a cycle.
+
+        Raises:
+            ProtocolError: what is wrong.
+        """
+        for channel, payload in LITE.items():
+            stable(channel, bus, payload, self.offered, self.seen)
+        taken = {x: bool(bus[f"{x}valid"] and bus[f"{x}ready"]) for x in LITE}
+        for channel, requests in (("b", ("aw", "w")), ("r", ("ar",))):
+            if bus[f"{channel}valid"] and not all(self.open[x] for x in requests):
+                raise ProtocolError(f"{channel} without its request")
+            for request in requests:
+                self.open[request] += taken[request] - taken[channel]
+        for channel in LITE:
+            if taken[channel]:
+                self.seen[channel] = self.seen.get(channel, 0) + 1
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way."""
+        return not (any(self.open.values()) or self.offered)
+
+
+def stable(
+    channel: str,
+    bus: Mapping[str, int],
+    payload: tuple[str, ...],
+    offered: dict[str, tuple[int, ...]],
+    seen: dict[str, int],
+) -> None:
+    """What is offered stays the same until it is taken; ``offered`` is from the cycle before.
+
+    Raises:
+        ProtocolError: it does not.
+    """
+    valid, ready = bus[f"{channel}valid"], bus[f"{channel}ready"]
+    now = tuple(bus[name] for name in payload) if valid else ()
+    was = offered.pop(channel, None)
+    if was is not None and not valid:
+        raise ProtocolError(f"{channel} is withdrawn")
+    if was is not None and now != was:
+        raise ProtocolError(f"{channel} changes while it waits: {was} becomes {now}")
+    if valid and not ready:
+        offered[channel] = now
+        seen[f"{channel} waits"] = seen.get(f"{channel} waits", 0) + 1
+
+
 @dataclass
 class Rules:
     """The judge, and what it has seen.
@@ -65,7 +140,7 @@ class Rules:
             ProtocolError: what is wrong.
         """
         for channel, payload in CHANNELS.items():
-            self._stable(channel, bus, payload)
+            stable(channel, bus, payload, self.offered, self.seen)
         # What comes back answers what was accepted in an earlier cycle, W likewise.
         self._r(bus)
         self._b(bus)
@@ -80,18 +155,6 @@ class Rules:
             raise ProtocolError(
                 f"{len(self.reads)} read bursts in flight, at most {self.in_flight}"
             )
-
-    def _stable(self, channel: str, bus: Mapping[str, int], payload: tuple[str, ...]) -> None:
-        valid, ready = bus[f"{channel}valid"], bus[f"{channel}ready"]
-        now = tuple(bus[name] for name in payload)
-        was = self.offered.pop(channel, None)
-        if was is not None and not valid:
-            raise ProtocolError(f"{channel} is withdrawn")
-        if was is not None and now != was:
-            raise ProtocolError(f"{channel} changes while it waits: {was} becomes {now}")
-        if valid and not ready:
-            self.offered[channel] = now
-            self.count(f"{channel} waits")
 
     def _burst(self, channel: str, bus: Mapping[str, int]) -> int:
         """A legal burst's beats."""
@@ -159,19 +222,34 @@ class Rules:
         return not (self.reads or self.writes or self.answers or self.offered)
 
 
-SIGNALS = tuple(
-    name
-    for channel, payload in CHANNELS.items()
-    for name in (*payload, f"{channel}valid", f"{channel}ready")
-)
+def signals(channels: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Names of all signals of a bus."""
+    return tuple(
+        name
+        for channel, payload in channels.items()
+        for name in (*payload, f"{channel}valid", f"{channel}ready")
+    )
 
 
-async def watch(dut: Any, edge: Any, rules: Rules, prefix: str = "bus__") -> None:
-    """Judge every cycle for ever; for ``cocotb.start_soon``."""
-    handles = [(name, getattr(dut, prefix + name)) for name in SIGNALS]
+class Sampled(dict[str, int]):
+    """Values of a cycle's signals, each read when it is asked for: most channels are silent."""
+
+    def __init__(self, handles: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.handles = handles
+
+    def __missing__(self, name: str) -> int:
+        value = self[name] = int(self.handles[name].value)
+        return value
+
+
+async def watch(dut: Any, edge: Any, rules: Rules | LiteRules, prefix: str) -> None:
+    """Judge every cycle of the ports ``prefix`` for ever; for ``cocotb.start_soon``."""
+    names = signals(LITE if isinstance(rules, LiteRules) else CHANNELS)
+    handles = {name: getattr(dut, prefix + name) for name in names}
     while True:
         await edge
         if dut.rst.value:
             rules.reset()
         else:
-            rules.step({name: int(handle.value) for name, handle in handles})
+            rules.step(Sampled(handles))

@@ -166,8 +166,11 @@ class Side(Surroundings):
 
     def finish(self) -> None:
         """Add what the monitor saw."""
+        assert self.lite_rules.quiet
         for what, count in self.rules.seen.items():
             case(what, count)
+        for what, count in self.lite_rules.seen.items():
+            case(f"lite {what}", count)
 
 
 def case(what: str, count: int = 1) -> None:

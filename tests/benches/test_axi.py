@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench_axi_monitor import SIGNALS, ProtocolError, Rules
+from bench_axi_monitor import CHANNELS, LITE, LiteRules, ProtocolError, Rules, signals
 from bench_axi_plant import planted
 from bench_axi_top import SPECS, AxiBench
 from bench_runner import BenchFailure
@@ -15,7 +15,8 @@ LARGE = {"seed": 20, "cases": 60}
 COUNTED = ("loads", "stores", "both", "boundaries", "load errors", "store errors", "refusals",
            "load resets", "store resets", "settings", "places", "registers", "ar bursts",
            "aw bursts", "r beats", "w beats", "ar waits", "r waits", "aw waits", "w waits",
-           "r errors", "b errors", "ar at 4 KiB", "aw at 4 KiB")  # fmt: skip
+           "r errors", "b errors", "ar at 4 KiB", "aw at 4 KiB", "lite b", "lite r",
+           "lite b waits", "lite r waits")  # fmt: skip
 """What a run must have come by."""
 
 
@@ -74,7 +75,7 @@ CROSSING = ("room = longest - self.beat[: exact_log2(longest)]", "room = Const(l
 
 # -- the judge itself -----------------------------------------------------------------------------
 
-IDLE = dict.fromkeys(SIGNALS, 0)
+IDLE = dict.fromkeys(signals(CHANNELS), 0)
 BYTES, BEATS = 4, 4
 SOUND = {"addr": 64, "len": 1, "size": 2, "burst": 1, "valid": 1, "ready": 1}
 
@@ -144,6 +145,44 @@ def test_the_judge_lets_good_cycles_pass() -> None:
 )
 def test_the_judge_refuses(cycles: list[dict[str, int]], message: str) -> None:
     judge_ = rules()
+    for bus in cycles[:-1]:
+        judge_.step(bus)
+    with pytest.raises(ProtocolError, match=message):
+        judge_.step(cycles[-1])
+
+
+def lite(*spoken: str, **values: int) -> dict[str, int]:
+    """A cycle of AXI4-Lite in which channels are valid and ready; values change that."""
+    bus = dict.fromkeys(signals(LITE), 0)
+    bus |= {f"{channel}{side}": 1 for channel in spoken for side in ("valid", "ready")}
+    return bus | values
+
+
+@pytest.mark.fast
+def test_the_lite_judge_lets_good_cycles_pass() -> None:
+    judge_ = LiteRules()
+    for bus in (lite("aw", awready=0), lite("aw", "w", "ar"), lite("b", "r", bready=0), lite("b")):
+        judge_.step(bus)
+    assert judge_.quiet and judge_.seen["b"] == judge_.seen["r"] == judge_.seen["b waits"] == 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("cycles", "message"),
+    [
+        ([lite("b")], "b without its request"),
+        ([lite("aw"), lite("b")], "b without its request"),
+        ([lite("aw", "w", "b")], "b without its request"),
+        ([lite("r")], "r without its request"),
+        ([lite("ar"), lite("r"), lite("r")], "r without its request"),
+        ([lite("ar"), lite("r", rready=0), lite()], "r is withdrawn"),
+        ([lite("ar"), lite("r", rready=0), lite("r", rdata=1)], "r changes while it waits"),
+        ([lite("aw", "w"), lite("b", bready=0), lite("b", bresp=2)], "b changes while it waits"),
+        ([lite("aw", awready=0), lite("aw", awaddr=4)], "aw changes while it waits"),
+    ],
+)
+def test_the_lite_judge_refuses(cycles: list[dict[str, int]], message: str) -> None:
+    judge_ = LiteRules()
     for bus in cycles[:-1]:
         judge_.step(bus)
     with pytest.raises(ProtocolError, match=message):
