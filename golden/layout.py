@@ -26,6 +26,9 @@ class Layout:
     Attributes:
         fold: pixels a line, 1, 2 or 4; more than 1 only if a pixel fits in ``columns / fold``
             words.
+        packed: pixels follow each other word by word, whatever the lines; for tensors that come
+            from outside and go through dense layers only. Then ``fold`` is 1 and a pixel fits in
+            a line.
 
     Raises:
         FormatError: a fold there is not, or channels that do not fit it.
@@ -37,15 +40,16 @@ class Layout:
     format: str
     fold: int
     columns: int
+    packed: bool = False
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1:
             raise FormatError(
                 f"a layout of {self.channels} x {self.height} x {self.width} is empty"
             )
-        if self.fold not in FOLDS or self.columns % self.fold:
+        if self.fold not in FOLDS or self.columns % self.fold or (self.packed and self.fold > 1):
             raise FormatError(f"{self.columns} columns do not hold {self.fold} pixels a line")
-        if self.fold > 1 and self.channels > self.pixel_words * self.lanes:
+        if (self.fold > 1 or self.packed) and self.channels > self.pixel_words * self.lanes:
             raise FormatError(
                 f"{self.channels} channels of {self.format} do not fit in {self.pixel_words} words"
             )
@@ -63,6 +67,8 @@ class Layout:
     @property
     def pixel_words(self) -> int:
         """Words of a pixel in one line."""
+        if self.packed:
+            return min(-(-self.channels // self.lanes), self.columns)
         return self.columns // self.fold
 
     @property
@@ -73,7 +79,7 @@ class Layout:
     @property
     def block_lines(self) -> int:
         """Lines of a block."""
-        return -(-self.pixels // self.fold)
+        return -(-self.pixels * self.pixel_words // self.columns)
 
     @property
     def lines(self) -> int:
@@ -91,14 +97,13 @@ class Layout:
         shape = (self.channels, self.height, self.width)
         if array.shape != shape:
             raise FormatError(f"the layout takes codes of shape {shape}, got {array.shape}")
-        held = np.zeros(
-            (self.blocks * self.pixel_words * self.lanes, self.block_lines * self.fold),
-            dtype=array.dtype,
-        )
-        held[: self.channels, : self.pixels] = array.reshape(self.channels, self.pixels)
-        parts = held.reshape(self.blocks, self.pixel_words, self.lanes, self.block_lines, self.fold)
-        words = lanes.pack(self.format, parts.transpose(0, 3, 4, 1, 2))
-        return words.reshape(self.lines, self.columns)
+        held = np.zeros((self.blocks * self.pixel_words * self.lanes, self.pixels), array.dtype)
+        held[: self.channels] = array.reshape(self.channels, self.pixels)
+        parts = held.reshape(self.blocks, self.pixel_words, self.lanes, self.pixels)
+        words = lanes.pack(self.format, parts.transpose(0, 3, 1, 2))
+        flat = np.zeros((self.blocks, self.block_lines * self.columns), dtype=np.uint16)
+        flat[:, : self.pixels * self.pixel_words] = words.reshape(self.blocks, -1)
+        return flat.reshape(self.lines, self.columns)
 
     def unpack(self, words: ArrayLike) -> NDArray[Any]:
         """Words (lines, columns) to codes (channels, height, width)."""
@@ -107,7 +112,8 @@ class Layout:
             raise FormatError(
                 f"the layout has {self.lines} lines of {self.columns} words, got {array.shape}"
             )
-        parts = array.reshape(self.blocks, self.block_lines, self.fold, self.pixel_words)
-        codes = lanes.unpack(self.format, parts).transpose(0, 3, 4, 1, 2)
-        flat = codes.reshape(self.blocks * self.pixel_words * self.lanes, -1)
-        return flat[: self.channels, : self.pixels].reshape(self.channels, self.height, self.width)
+        flat = array.reshape(self.blocks, -1)[:, : self.pixels * self.pixel_words]
+        parts = flat.reshape(self.blocks, self.pixels, self.pixel_words)
+        codes = lanes.unpack(self.format, parts).transpose(0, 2, 3, 1)
+        held = codes.reshape(self.blocks * self.pixel_words * self.lanes, self.pixels)
+        return held[: self.channels].reshape(self.channels, self.height, self.width)

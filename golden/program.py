@@ -340,7 +340,8 @@ def _integer(value: Any) -> int:
 def _symbol(item: dict[str, Any]) -> Symbol:
     place = item["layout"]
     sizes = ("channels", "height", "width", "fold", "columns")
-    layout = Layout(format=str(place["format"]), **{n: _integer(place[n]) for n in sizes})
+    known = {name: _integer(place[name]) for name in sizes}
+    layout = Layout(format=str(place["format"]), packed=place["packed"] is True, **known)
     shape = tuple(_integer(n) for n in item["shape"])
     return Symbol(
         str(item["name"]),

@@ -17,6 +17,7 @@ from opennpe.host.lower import lower
 from opennpe.host.lowered import Lowered
 from opennpe.host.place import Room, allocate, choose_folds, layout
 from opennpe.host.prefetch import hoist
+from opennpe.host.reorder import settle
 from opennpe.host.schedule import schedule
 from opennpe.host.windowed import windowed
 
@@ -134,8 +135,9 @@ def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:
     """The finished program: the list goes behind everything else."""
     spec, image, network = low.spec, emitter.image, low.network
     most = LIST_BYTES_AN_ITEM * (len(emitter.items) + 2)
-    items = hoist(spec, emitter.items)
-    listed = schedule(spec, items, image.size, (image.size + most) // spec.line_bytes)
+    lines = (image.size + most) // spec.line_bytes
+    items = settle(spec, hoist(spec, emitter.items), lines)
+    listed = schedule(spec, items, image.size, lines)
     address = image.put(np.frombuffer(listed.data, dtype="<u2"))
     data = np.zeros(image.size - image.origin, dtype=np.uint8)
     for place, part in image.parts:

@@ -22,8 +22,9 @@ from opennpe.host.schedule import Item, Span
 __all__ = ["Emitter", "Held", "Image"]
 
 Words = NDArray[np.uint16]
-PIECES = 8
-"""Loads an input comes in by, so that the first rows can be used early."""
+PIECES, LEAST = 8, 72
+"""Loads an input comes in by, so that the first rows can be used early, and lines of each at
+least."""
 
 
 class Image:
@@ -156,7 +157,7 @@ class Emitter:
         """Load a whole tensor from outside into its room."""
         shape, base = self.layout(name), self.room.base[name]
         self.layer = name
-        piece = max(-(-shape.lines // PIECES), 256)
+        piece = max(-(-shape.lines // PIECES), LEAST)
         for first in range(0, shape.lines, piece):
             lines = min(piece, shape.lines - first)
             address = self.addresses[name] + first * self.spec.line_bytes
@@ -336,7 +337,7 @@ class Emitter:
     ) -> None:
         """Fill units that lie in the buffer from line ``base`` on, blocks ``step`` lines apart."""
         for unit, fields in place.fills(*units, base, step, start):
-            count = fields["run"] * (1 if place.order == "lines" else fields["outer"])
+            count = (fields["outer"] - 1) * fields.get("outer_stride", 0) + fields["run"]
             line = head + unit * place.unit_lines
             self.fill(job, job.inputs[0], fields, line, place.factor, (place.blocks, count), step)
 

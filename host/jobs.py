@@ -24,7 +24,7 @@ class Stored:
         channels, height, width: as it is stored.
         format: of its codes.
         scale: exponent of its unit.
-        fold: pixels a line; chosen after all jobs are known.
+        fold: pixels a line; packed: whatever the lines; both chosen after all jobs are known.
         positive: holds no negative value and no -0.
     """
 
@@ -35,6 +35,7 @@ class Stored:
     format: str
     scale: int
     fold: int = 1
+    packed: bool = False
     positive: bool = False
 
     @property

@@ -16,7 +16,15 @@ __all__ = ["Room", "allocate", "choose_folds", "layout"]
 
 def layout(stored: Stored, columns: int) -> Layout:
     """The layout of a stored tensor."""
-    return Layout(stored.channels, stored.height, stored.width, stored.format, stored.fold, columns)
+    return Layout(
+        stored.channels,
+        stored.height,
+        stored.width,
+        stored.format,
+        stored.fold,
+        columns,
+        stored.packed,
+    )
 
 
 def choose_folds(low: Lowered) -> None:
@@ -28,6 +36,16 @@ def choose_folds(low: Lowered) -> None:
     changed = True
     while changed:
         changed = sum(_agree(low, job) for job in low.jobs) > 0
+    for name in low.network.inputs:
+        if name in low.stored and name not in written:
+            _pack(low, low.stored[name])
+
+
+def _pack(low: Lowered, stored: Stored) -> None:
+    """An input's pixels take no more words than they need, if all that read it can."""
+    fits = stored.channels <= low.spec.line_words * lanes.lanes(stored.format)
+    if fits and all(job.kind == "dense" for job in low.jobs if stored.name in job.inputs):
+        stored.fold, stored.packed = 1, True
 
 
 def _folds(stored: Stored, job: Job | None, low: Lowered, columns: int) -> list[int]:

@@ -10,7 +10,7 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.jobs import Job
 from opennpe.host.walk import Placement
 
-__all__ = ["EXEC_CYCLES", "Plan", "Shape", "estimate", "make_plan"]
+__all__ = ["EXEC_CYCLES", "Plan", "Range", "Shape", "chunks_of", "estimate", "make_plan"]
 
 EXEC_CYCLES = 40
 """What an exec costs beside its steps: the way through the array and out."""
@@ -82,7 +82,7 @@ def _bands(total: int, rows: int) -> tuple[Range, ...]:
     return tuple((i, min(i + rows, total)) for i in range(0, total, rows))
 
 
-def _chunks(tiles: Range, most: int, step: int) -> tuple[Range, ...]:
+def chunks_of(tiles: Range, most: int, step: int) -> tuple[Range, ...]:
     """Even pieces of at most ``most`` tiles, each a multiple of ``step`` but the last."""
     first, total = tiles[0], tiles[1] - tiles[0]
     count = -(-total // most)
@@ -131,12 +131,24 @@ def estimate(spec: CoprocessorSpec, shape: Shape, plan: Plan) -> float:
 
     tiles = [stop - first for first, stop in plan.chunks]
     weights = sum(tiles) * shape.weight_beats
+    bare = _bare(spec, shape, tiles) * shape.weight_beats
     if plan.chunks_outer:
         total = sum(pass_cycles(n, i == 0 or not plan.rows_fit) for i, n in enumerate(tiles))
-        return max(total, weights) + tail
+        return max(total, weights - bare) + bare + tail
     times = 1 if plan.resident else len(plan.bands)
     total = pass_cycles(sum(tiles), True) + EXEC_CYCLES * len(plan.bands) * (len(tiles) - 1)
-    return max(total, times * weights) + tail
+    return max(total, times * (weights - bare)) + times * bare + tail
+
+
+def _bare(spec: CoprocessorSpec, shape: Shape, tiles: list[int]) -> int:
+    """Channel tiles whose weights come in while nothing runs.
+
+    A chunk hides behind the one before if there is room for both; before the first there is the
+    end of another layer, which is taken to want half the room.
+    """
+    room = spec.memory.weight_lines // max(shape.steps, 1)
+    before = [room // 2, *tiles]
+    return sum(n for n, held in zip(tiles, before, strict=False) if n + held > room)
 
 
 def make_plan(spec: CoprocessorSpec, shape: Shape) -> Plan | None:
@@ -153,9 +165,10 @@ def make_plan(spec: CoprocessorSpec, shape: Shape) -> Plan | None:
     resident = count <= most
     fit = _span(shape, (0, height), (0, height)) <= memory.operand_lines
     halves = max(min(memory.weight_lines // 2 // shape.steps, memory.parameter_tiles // 2), step)
-    cuts = {_chunks(shape.tiles, n, step) for n in (most, min(halves, most))}
+    sizes = (most, min(halves, most), max(min(halves // 2, most), step))
+    cuts = {chunks_of(shape.tiles, n, step) for n in sizes}
     if shape.limit is not None:
-        cuts |= {_chunks(shape.tiles, n, step) for n in (step, *range(step, most, 4 * step))}
+        cuts |= {chunks_of(shape.tiles, n, step) for n in (step, *range(step, most, 4 * step))}
     for rows in range(grain, height + grain, grain):
         bands = _bands(height, rows)
         if any(_span(shape, band, band) > memory.operand_lines for band in bands):

@@ -10,7 +10,7 @@ from opennpe.golden.commands import TARGETS, UNITS, WAITS, Command, encode, unit
 from opennpe.golden.errors import CompileError
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 
-__all__ = ["Item", "List", "Span", "schedule"]
+__all__ = ["Item", "List", "Span", "encoded", "schedule"]
 
 Span = tuple[str, int, int]
 """A memory, the first line or channel tile in it, and the one past the last."""
@@ -101,11 +101,10 @@ class _Tracker:
         return np.asarray(need)
 
 
-def schedule(spec: CoprocessorSpec, items: list[Item], address: int, outside_lines: int) -> List:
-    """Give every command its waits and insert the loads of the list.
+def encoded(spec: CoprocessorSpec, items: list[Item], outside_lines: int) -> bytes:
+    """Commands in this order, each with the waits that its hazards ask for.
 
     Args:
-        address: byte address of the list outside.
         outside_lines: lines of the memory outside.
 
     Raises:
@@ -123,28 +122,44 @@ def schedule(spec: CoprocessorSpec, items: list[Item], address: int, outside_lin
         },
         frozenset({"operands", "weights"}),
     )
-    ordered = _with_loads(spec, [*items, Item("end", {})], address)
-    data = b""
-    for item in ordered:
+    data = []
+    for item in items:
         waits = dict(zip(WAITS, (int(w) % (1 << 16) for w in tracker.waits(item)), strict=True))
         try:
-            data += encode(Command(item.op, {**waits, **item.values}))
+            data.append(encode(Command(item.op, {**waits, **item.values})))
         except ValueError as error:
             raise CompileError(f"layer '{item.layer}': {error}") from error
-    half = memory.command_units // 2 * UNIT_BYTES
+    return b"".join(data)
+
+
+def schedule(spec: CoprocessorSpec, items: list[Item], address: int, outside_lines: int) -> List:
+    """Give every command its waits and insert the loads of the list.
+
+    Args:
+        address: byte address of the list outside.
+        outside_lines: lines of the memory outside.
+
+    Raises:
+        CompileError: a value that its field cannot hold; the message names the layer.
+    """
+    ordered = _with_loads(spec, [*items, Item("end", {})], address)
+    data = encoded(spec, ordered, outside_lines)
+    half = spec.memory.command_units // 2 * UNIT_BYTES
     lines = -(-min(len(data), half) // spec.line_bytes)
     return List(data, lines, tuple(item.layer for item in ordered))
 
 
 def _with_loads(spec: CoprocessorSpec, items: list[Item], address: int) -> list[Item]:
-    """The first command to begin in a half of the command memory loads the half after it."""
+    """A load of the half after it in each half of the command memory: at its beginning, but in the
+    first half, where the network's own first loads are urgent, a little later."""
     half = spec.memory.command_units // 2
     rest = sum(unit_count(item.op) for item in items)
     found: list[Item] = []
     refills: list[tuple[int, Item]] = []
     at, ahead = 0, 1
     for item in items:
-        if at // half >= ahead - 1 and at + rest > half * ahead:
+        begin = (ahead - 1) * half + (half // 4 if ahead == 1 else 0)
+        if at >= begin and at + rest > half * ahead:
             load = Item("load", {"target": TARGETS.index("commands")}, layer="commands")
             refills.append((ahead, load))
             found.append(load)

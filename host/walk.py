@@ -46,8 +46,8 @@ class Placement:
         """Units that hold rows ``first`` to ``stop - 1``."""
         if self.order != "lines":
             return first, stop
-        fold, width = self.source.fold, self.source.width
-        return first * width // fold, -(-stop * width // fold)
+        words, columns = self.source.width * self.source.pixel_words, self.source.columns
+        return first * words // columns, -(-stop * words // columns)
 
     def fills(
         self, first: int, stop: int, base: int, block_lines: int, start: int
@@ -96,7 +96,7 @@ def placement(
     columns, width = source.columns, source.width
     first, stop = taken or (0, source.blocks)
     blocks = stop - first
-    pixel = factor * columns // source.fold
+    pixel = factor * source.pixel_words
     if blocks == 1:
         row = width * pixel
         return Placement("lines", source, factor, 1, factor, pixel, row, 0, columns, first)

@@ -9,10 +9,11 @@ from opennpe.golden.commands import PARAMETER_LINES
 from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Layout
 from opennpe.host import walk
+from opennpe.host.columns import columns
 from opennpe.host.jobs import Job
-from opennpe.host.plan import Plan, Shape, input_rows, make_plan
-from opennpe.host.schedule import Span
+from opennpe.host.plan import Plan, Shape, make_plan
 from opennpe.host.split import split
+from opennpe.host.stream import Stream
 
 if TYPE_CHECKING:
     from opennpe.host.emit import Emitter, Held
@@ -46,7 +47,8 @@ def windowed(emitter: Emitter, job: Job) -> None:
     more = limit is not None and 2 * staging < emitter.spec.memory.buffer_lines
     if more and any(_parts(emitter, job, held, count, None) for count in counts):
         raise CompileError(f"layer '{job.name}': its results do not fit {staging} lines")
-    split(emitter, job, held)
+    if not columns(emitter, job, held, limit):
+        split(emitter, job, held)
 
 
 def _parts(
@@ -120,7 +122,7 @@ def _chunks_outer(
         if stream is not None and plan.rows_fit:
             bands = ((0, job.size[0]),)
         else:
-            stream = _Stream(emitter, job, place)
+            stream = Stream(emitter, job, place)
         for band in bands:
             stream.need(band)
             _exec(emitter, job, place, stream, band, (first, stop), where)
@@ -128,7 +130,7 @@ def _chunks_outer(
 
 def _bands_outer(emitter: Emitter, job: Job, plan: Plan, place: walk.Placement, held: Held) -> None:
     """Rows once; weights again for each band unless they all fit."""
-    stream = _Stream(emitter, job, place)
+    stream = Stream(emitter, job, place)
     loaded: dict[tuple[int, int], tuple[int, int]] = {}
     for band in plan.bands:
         stream.need(band)
@@ -142,7 +144,7 @@ def _exec(
     emitter: Emitter,
     job: Job,
     place: walk.Placement,
-    stream: _Stream,
+    stream: Stream,
     band: tuple[int, int],
     chunk: tuple[int, int],
     where: tuple[int, int],
@@ -160,48 +162,3 @@ def _exec(
     reads = [stream.span(band)]
     emitter.last_span = reads[0][2] - reads[0][1]
     emitter.finish(job, values, reads, (first, -(-count // out.fold)), chunk, where)
-
-
-class _Stream:
-    """Rows of a job's input, appended to the operand memories as bands need them."""
-
-    def __init__(self, emitter: Emitter, job: Job, place: walk.Placement) -> None:
-        self.emitter, self.job, self.place = emitter, job, place
-        self.done: int | None = None
-        self.head = 0  # operand line where unit 0 lies, or would lie
-
-    def units(self, band: tuple[int, int]) -> tuple[int, int]:
-        """Units that a band reads."""
-        rows = input_rows(self.job, self.place.source.height, band)
-        return self.place.units(*rows) if rows[1] > rows[0] else (0, 0)
-
-    def span(self, band: tuple[int, int]) -> Span:
-        """Operand lines that a band reads."""
-        out = self.emitter.layout(self.job.output)
-        first, stop = self.units(band)
-        if (band[1] - band[0]) * out.width % out.fold:
-            # The last line's spare pixels read where the next output row would.
-            stop = max(stop, self.units((band[0], band[1] + 1))[1])
-        size = self.place.unit_lines
-        return ("operands", self.head + first * size, self.head + stop * size)
-
-    def need(self, band: tuple[int, int]) -> None:
-        """Fill what a band reads and is not there yet."""
-        first, stop = self.units(band)
-        if stop == first:
-            return
-        emitter, place = self.emitter, self.place
-        if self.done is None:
-            self.head = emitter.operand_head - first * place.unit_lines
-            self.done = first
-        elif first > self.done:
-            # Rows that no band reads are left out; what follows keeps its place.
-            self.done = first
-        ready = place.units(0, emitter.ready.get(self.job.inputs[0], 0))[1]
-        if self.done < ready < stop:
-            # What the last exec of the layer before writes is filled by itself.
-            emitter.rows(self.job, place, self.head, self.done, ready)
-            self.done = ready
-        emitter.rows(self.job, place, self.head, self.done, stop)
-        self.done = max(self.done, stop)
-        emitter.operand_head = self.head + self.done * place.unit_lines

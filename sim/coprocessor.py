@@ -40,7 +40,7 @@ from opennpe.sim.exec_cycles import (
     tile_counts,
 )
 
-__all__ = ["Timing", "cycles", "cycles_of"]
+__all__ = ["Timing", "cycles", "cycles_of", "unhindered"]
 
 LIMIT = 1 << 50
 """Cycles after which a run is taken for endless."""
@@ -122,6 +122,21 @@ def cycles_of(
     own = slice(1, -1)
     names = tuple(OPS[op] for op in table[C_OP, own])
     return Timing(counters, names, *(part[own] for part in (pushed, begun, ended, busy, blocked)))
+
+
+def unhindered(spec: CoprocessorSpec, listed: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Cycle in which each command's unit would take it if queues were never full: (commands,).
+
+    Raises:
+        ProgramError: a list that never ends.
+    """
+    table, schedule, *_ = _table(spec, listed, 0, len(listed) // spec.line_bytes)
+    pushed, begun, ended = (np.zeros(table.shape[1], dtype=np.int64) for _ in range(3))
+    machine = machine_of(spec, MemorySettings())._replace(queue=table.shape[1])
+    rest = (pushed, begun, ended, np.zeros(4, dtype=np.int64), LIMIT)
+    if not simulate(machine, table, schedule, _order(table[C_OP]), *rest):
+        raise ProgramError("the program never ends: commands wait for others that do not come")
+    return begun[1:-1]
 
 
 def _order(op: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,0 +1,24 @@
+"""The order of a list: the one in which its units get to the commands."""
+
+from __future__ import annotations
+
+import numpy as np
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.host.schedule import Item, encoded
+from opennpe.sim.coprocessor import unhindered
+
+__all__ = ["settle"]
+
+
+def settle(spec: CoprocessorSpec, items: list[Item], outside_lines: int) -> list[Item]:
+    """The same commands, each unit's in the order given, as the units would take them.
+
+    The dispatcher hands out commands in order and stands still before a full queue: a load that
+    has to wait for its turn must not keep a fill from the dispatcher that could run at once. So
+    the list is run by the cycle model with queues that are never full, and sorted by the cycle in
+    which each command was taken.
+    """
+    begun = unhindered(spec, np.frombuffer(
+        encoded(spec, [*items, Item("end", {})], outside_lines), dtype=np.uint8
+    ))  # fmt: skip
+    return [items[i] for i in np.argsort(begun, kind="stable")]
