@@ -37,7 +37,7 @@ OPS = ("end", "load", "fill", "exec", "store")
 """Opcode of each command; all but ``end`` are also the names of the units that run them."""
 UNITS = OPS[1:]
 WAITS = tuple(f"wait_{unit}" for unit in UNITS)
-"""Every command may wait until a unit has completed so many commands since the start (mod 2**16)."""
+"""A command may wait until each unit has completed so many since the start (mod 2**16)."""
 TARGETS = ("buffer", "weights", "parameters", "commands", "table")
 """Where a load puts its lines."""
 WIDEN = (None, ("fp4", "posit8"), ("posit4", "posit8"), ("fp4", "posit16"), ("posit4", "posit16"),
