@@ -84,8 +84,7 @@ def columns(emitter: Emitter, job: Job, held: Held, limit: int | None) -> bool:
 def _strips(emitter: Emitter, job: Job, source: Layout, out: Layout) -> list[Range] | None:
     """The fewest strips of output columns of which a row fits, or two neighbours if that works."""
     reach = (job.kernel[0] - 1) * job.dilations[0] + 1
-    slots = emitter.spec.array.rows * out.fold
-    most = max(out.width // slots, 1)
+    most = out.width // out.fold
     for rows in (reach + job.strides[0], reach):
         for count in range(2, most + 1):
             size = -(-out.width // (count * out.fold)) * out.fold
@@ -122,9 +121,7 @@ def _place(emitter: Emitter, job: Job, source: Layout, strip: Range) -> Strip:
     )
 
 
-def _strip(
-    emitter: Emitter, job: Job, strip: Range, chunk: Range, where: tuple[int, int]
-) -> None:
+def _strip(emitter: Emitter, job: Job, strip: Range, chunk: Range, where: tuple[int, int]) -> None:
     """Append the execs of a strip, a row each, its input rows appended as they are needed."""
     source, out = emitter.layout(job.inputs[0]), emitter.layout(job.output)
     place = _place(emitter, job, source, strip)
