@@ -355,10 +355,21 @@ def check(
     verdict = re.search(r"DONE \((\w+), rc=", log)
     if verdict is None or verdict[1] not in ("PASS", "FAIL", "UNKNOWN"):
         raise AssertionError(f"SymbiYosys gave no verdict on {mode}: {log[-2000:]}")
-    # SymbiYosys knows asserts by the number of their cell, RTLIL holds their texts.
-    texts = dict(re.findall(r'cell \$check \$(\d+)\n\s+parameter \\FORMAT "(.*)"', text))
+    # SymbiYosys knows asserts by the number of their cell.
+    texts = _texts(text)
     failed = re.findall(r"Assert failed in top: \S*check_(\d+)", log)
     return Verdict(verdict[1], tuple(dict.fromkeys(texts[number] for number in failed)), log)
+
+
+def _texts(rtlil_text: str) -> dict[str, str]:
+    """Number of each assert's cell, and the assert's name."""
+    return dict(re.findall(r'cell \$check \$(\d+)\n\s+parameter \\FORMAT "(.+)"', rtlil_text))
+
+
+def properties(harness: Harness) -> set[str]:
+    """Names of what a harness asserts."""
+    text = rtlil.convert(harness, name="top", ports=harness.ports, emit_src=False)
+    return set(_texts(text).values())
 
 
 SECONDS = 150

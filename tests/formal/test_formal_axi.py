@@ -6,6 +6,7 @@ by induction, so for ever, at a small spec. Only the data of W, which pass a mem
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from formal_axi import (
     PayloadHarness,
     StoreHarness,
     check,
+    properties,
 )
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.control import Control
@@ -104,7 +106,33 @@ FAULTS = [
     ("control", "control", "bus.awvalid & bus.wvalid & ~bus.bvalid", "bus.awvalid & ~bus.bvalid",
      "half a write"),
     ("control", "control", " & ~self.busy & ~self.start", "", "a start while busy"),
+    ("load", "axi", '("burst", BURST_INCR)', '("burst", 2)', "ar is no INCR"),
+    ("load", "axi", '("size", self.skip)', '("size", 0)', "ar is narrow"),
+    ("load", "load", "with m.Elif(free):", "with m.Elif(writes.valid):", "a line is withdrawn"),
+    ("store", "store", "asks.eq(~bus.awvalid & may_ask)", "asks.eq(may_ask)",
+     "AW changes while it waits"),
+    ("store", "store", "with m.If(self.beat & bus.wlast):", "with m.If(self.beat):",
+     "AW before the last burst is through"),
+    ("store", "store", "[moving.eq(1), self.addressing.eq(1)]",
+     "[moving.eq(1), self.addressing.eq(1), bus.wvalid.eq(self.lines.r_rdy)]",
+     "W without its AW"),
+    ("store", "store", "bus.wstrb.eq(-1)", "bus.wstrb.eq(-2)", "a beat with holes"),
+    ("control", "control", "bus.wready.eq(accepts)]",
+     "bus.wready.eq(accepts), bus.bresp.eq(bus.awprot)]", "B changes while it waits"),
+    ("control", "control", "with m.If(bus.rready):", "with m.If(Const(1)):", "R is withdrawn"),
+    ("control", "control", " & ~bus.bvalid & ~bus.awready", " & ~bus.awready",
+     "B without its request"),
+    ("control", "control", "bus.wready.eq(accepts)]", "]", "AW and W part"),
+    ("control", "control", "bus.arvalid & ~bus.rvalid", "~bus.rvalid", "a read of nothing"),
 ]  # fmt: skip
+
+
+def test_every_property_has_its_fault() -> None:
+    shown = {re.sub("^a[rw] ", "", fault[-1]) for fault in FAULTS}
+    for name, harness in UNITS.values():
+        unit = {"Load": Load, "Store": Store, "Control": Control}[name](SMALL)
+        there = {re.sub("^a[rw] ", "", text) for text in properties(harness(unit, lemmas=False))}
+        assert there and not there - shown
 
 
 @pytest.mark.parametrize(
