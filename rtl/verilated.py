@@ -22,7 +22,7 @@ FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno
 JOBS = 2
 """Compilers at once: more would not fit the memory of small machines."""
 COMPILER_FLAGS = "-fPIC -fvisibility=hidden"
-OPTIMISE = "OPT_FAST=-O3 OPT_SLOW=-O0 OPT_GLOBAL=-O2"
+OPTIMISE = "OPT_FAST=-O2 OPT_SLOW=-O0 OPT_GLOBAL=-O2"
 """What runs every cycle is worth the compiler's time; what runs once is half of the code."""
 
 
