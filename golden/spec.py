@@ -13,7 +13,16 @@ from opennpe.golden.errors import SpecError
 from opennpe.golden.formats import ENGINE_FORMATS, Underflow, check_underflow, get
 from opennpe.golden.mac import GROUP_BITS, max_terms, operand_format
 
-__all__ = ["ArraySpec", "CoprocessorSpec", "EngineSpec", "MacSpec", "MemorySpec"]
+__all__ = [
+    "LOAD_QUEUE",
+    "STORE_LINES",
+    "UNIT_BYTES",
+    "ArraySpec",
+    "CoprocessorSpec",
+    "EngineSpec",
+    "MacSpec",
+    "MemorySpec",
+]
 
 
 @dataclass(frozen=True)
@@ -229,3 +238,7 @@ class CoprocessorSpec:
 
 UNIT_BYTES = 32
 """Bytes that commands are counted in."""
+LOAD_QUEUE = 4
+"""Loads asked for whose lines have not all arrived."""
+STORE_LINES = 4
+"""Lines a store reads ahead of its bus: a read takes two cycles to get there."""

@@ -9,15 +9,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from opennpe.golden.commands import FIELDS, PARAMETER_LINES, TABLE_LINES, TARGETS, WIDEN, WIDENED
-from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
+from opennpe.golden.spec import LOAD_QUEUE, UNIT_BYTES, CoprocessorSpec
 from opennpe.rtl import axi
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.widen import PART_BITS, WIDEN_BITS, Widen, doublings, last_part
 
-__all__ = ["QUEUE", "Load", "load_signature", "write_layout"]
+__all__ = ["Load", "load_signature", "write_layout"]
 
-QUEUE = 4
-"""Commands asked for whose lines have not all arrived."""
 TARGET_BITS = dict(FIELDS["load"])["target"]
 LANE_BITS = (PARAMETER_LINES - 1).bit_length()
 
@@ -327,7 +325,7 @@ class Load(wiring.Component):
 
     - IDLE: ``commands.ready`` is 1 unless stopped. A command handed over in cycle ``t`` is in
     - CHECK in ``t + 1``: a bad one sets ``cause`` (seen in ``t + 2``) and is dropped; a good one
-      enters the queue of `QUEUE` commands, waiting in CHECK while that is full.
+      enters the queue of `LOAD_QUEUE` commands, waiting in CHECK while that is full.
     - ASK from ``t + 2``: in every cycle in which AR is free (``arvalid`` 0 or ``arready`` 1) and
       fewer than ``bursts_in_flight`` bursts are asked for, the next burst enters AR and is
       offered from the cycle after. A burst counts as asked for from the cycle in which it is
@@ -384,7 +382,7 @@ class Load(wiring.Component):
         stop = Signal()
         m.submodules.ask = ask = self.ask
         m.submodules.assemble = assemble = Assemble(self.spec)
-        fifo = SyncFIFO(width=data.StructLayout.cast(TRANSFER).size, depth=QUEUE)
+        fifo = SyncFIFO(width=data.StructLayout.cast(TRANSFER).size, depth=LOAD_QUEUE)
         m.submodules.queue = ResetInserter(stop)(fifo)
         wiring.connect(m, wiring.flipped(self.commands), ask.commands)
         wiring.connect(m, assemble.writes, wiring.flipped(self.writes))

@@ -9,16 +9,14 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
-from opennpe.golden.spec import CoprocessorSpec
+from opennpe.golden.spec import STORE_LINES, CoprocessorSpec
 from opennpe.rtl import axi
 
-__all__ = ["LINES", "Store", "store_signature"]
+__all__ = ["Store", "store_signature"]
 
 ILLEGAL = "an illegal command"
 BEYOND = "a line outside a memory"
 OUTSIDE = "a write outside the write window"
-LINES = 4
-"""Lines read from the buffer ahead of the bus: a read takes two cycles to reach W."""
 
 
 def store_signature(spec: CoprocessorSpec) -> wiring.Signature:
@@ -62,9 +60,9 @@ class Store(wiring.Component):
     both included. Bursts end at multiples of the longest length (``axi.burst_beats``).
 
     ``reads.valid`` is 1 in ADDRESS and DATA while lines of the command are not asked for and fewer
-    than `LINES` are claimed: a line is claimed from the cycle after its ``reads`` handshake to
-    that in which its last beat is taken, both included. ``data`` is taken in the cycle after the
-    handshake, and its first beat may be offered in the cycle after that.
+    than `STORE_LINES` are claimed: a line is claimed from the cycle after its ``reads`` handshake
+    to that in which its last beat is taken, both included. ``data`` is taken in the cycle after
+    the handshake, and its first beat may be offered in the cycle after that.
 
     So with ``reads.ready`` and ``awready`` at 1 the first read is in ``t + 2``, AW in ``t + 3``,
     the first beat in ``t + 4``. Throughput: a beat a cycle within a burst, one cycle between
@@ -105,7 +103,7 @@ class Store(wiring.Component):
         self.in_burst = Signal(range(axi.burst_beats(spec)))
         self.unanswered = Signal(range(spec.memory.bursts_in_flight + 1))
         self.addressing, self.moving = Signal(), Signal()
-        self.lines = SyncFIFO(width=8 * spec.line_bytes, depth=LINES)
+        self.lines = SyncFIFO(width=8 * spec.line_bytes, depth=STORE_LINES)
         super().__init__(store_signature(spec))
 
     def elaborate(self, platform: Any) -> Any:
@@ -177,10 +175,10 @@ class Store(wiring.Component):
         """Lines of the buffer enter the queue."""
         lines = self.lines
         line, left = Signal(axi.LINE_BITS), Signal(axi.LINE_BITS)
-        claimed, arrives, asked = Signal(range(LINES + 1)), Signal(), Signal()
+        claimed, arrives, asked = Signal(range(STORE_LINES + 1)), Signal(), Signal()
         m.submodules.lines = ResetInserter(idle)(lines)
         m.d.comb += [
-            self.reads.valid.eq(self.moving & left.any() & (claimed < LINES)),
+            self.reads.valid.eq(self.moving & left.any() & (claimed < STORE_LINES)),
             self.reads.payload.eq(line),
             asked.eq(self.reads.valid & self.reads.ready),
             lines.w_data.eq(self.data),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from opennpe.golden.commands import TARGETS
+from opennpe.golden.spec import LOAD_QUEUE, STORE_LINES
 from opennpe.sim.cycle_state import (
     C_COUNT,
     C_ENTRIES,
@@ -40,7 +41,6 @@ BUFFER, COMMANDS = TARGETS.index("buffer"), TARGETS.index("commands")
 FIRST, READ, ARRIVE, DECODE, PUSH, END, DONE = range(7)
 IDLE, CHECK, ASK = range(3)
 S_IDLE, S_CHECK, S_ADDRESS, S_DATA, S_ANSWERS = range(5)
-LOAD_QUEUE, STORE_LINES = 4, 4
 RING = 256
 UNITS = 4
 """Loads, fills, execs, stores: a unit's index is its opcode less one."""
