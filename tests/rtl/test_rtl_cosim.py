@@ -6,16 +6,20 @@ A copy engine with the co-processor's ports stands in, because it can be told to
 from __future__ import annotations
 
 import ctypes
+import re
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
 from cosim_copy import BEATS, FAULT, FAULTS, ROUND, Copy
 from opennpe.golden import catalog
 from opennpe.golden.errors import DataError, DeviceError, ToolError
 from opennpe.golden.registers import MemorySettings
-from opennpe.rtl import cosim
+from opennpe.rtl import cosim, verilated
 from opennpe.rtl.cosim import CHANNELS, Cosim, Mischief, Start
-from opennpe.rtl.top_verilog import TOP
+from opennpe.rtl.top_verilog import TOP, hierarchical
 from opennpe.rtl.verilog import convert
 
 pytestmark = pytest.mark.rtl
@@ -261,3 +265,55 @@ def test_other_widths_of_the_bus(name):
 def test_the_structures_of_both_languages_are_as_long():
     assert ctypes.sizeof(cosim._Settings) == 8 * 13
     assert cosim.EVENT.itemsize == 24
+
+
+class Store(wiring.Component):
+    """A memory with contents at the start."""
+
+    def __init__(self, contents) -> None:
+        self.contents = contents
+        super().__init__({"address": In(2), "data": Out(8), "given": In(8), "enable": In(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.held = held = memory.Memory(shape=8, depth=4, init=self.contents)
+        read, write = held.read_port(), held.write_port()
+        m.d.comb += [
+            read.addr.eq(self.address),
+            self.data.eq(read.data),
+            write.addr.eq(self.address),
+            write.data.eq(self.given),
+            write.en.eq(self.enable),
+        ]
+        return m
+
+
+def test_memories_that_begin_with_zeros_are_not_cleared():
+    assert "8'h2a" in convert(Store([42, 7]), "store")
+    cleared = convert(Store([]), "store")
+    assert "held" in cleared and not re.search(r"held\[\d+\] = 8'", cleared)
+
+
+def test_rows_of_engines_are_marked_for_verilator():
+    text = (
+        "module opennpe_engine_row(a, b);\nendmodule\nmodule opennpe_engine_rows(a);\nendmodule\n"
+    )
+    marked = hierarchical(text)
+    assert marked.count("/*verilator hier_block*/") == 1
+    assert "opennpe_engine_row(a, b); /*verilator hier_block*/" in marked
+
+
+def test_generated_text_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENNPE_CACHE", str(tmp_path))
+    made = []
+
+    def make():
+        made.append(1)
+        return f"text {len(made)}"
+
+    assert verilated.remembered(make, "a") == "text 1"
+    assert verilated.remembered(make, "a") == "text 1"
+    assert verilated.remembered(make, "b") == "text 2"
+    assert len(list((tmp_path / "rtl").iterdir())) == 2
+    monkeypatch.setattr(verilated.metadata, "version", lambda name: "0")
+    assert verilated.remembered(make, "a") == "text 3", "another Amaranth makes another text"
