@@ -25,6 +25,8 @@ Words = NDArray[np.uint16]
 PIECES, LEAST = 8, 72
 """Loads an input comes in by, so that the first rows can be used early, and lines of each at
 least."""
+WEIGHT_PARTS = 8
+"""Loads that would fill the weight memory, where a chunk comes in parts."""
 
 
 class Image:
@@ -58,7 +60,7 @@ class Held:
     """Where a job's weights and parameters are: outside, and in the memories when loaded."""
 
     steps: Any
-    address: dict[tuple[int, int], int] = field(default_factory=dict)
+    address: dict[tuple[int, ...], int] = field(default_factory=dict)
     parameters: int = 0
     loaded: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
@@ -177,12 +179,17 @@ class Emitter:
         """Load weight lines (n, columns, lanes); the ring line of the first, and lines taken."""
         words = weights.narrow_lines(job, steps)
         if key not in held.address:
-            held.address[key] = self.image.put(words)  # type: ignore[index]
+            held.address[key] = self.image.put(words)
         factor = lanes.lanes(job.weight_format) // job.lanes
-        line = self.weight_head
-        self.weight_head += len(words) * factor
-        self.load("weights", line, len(words), held.address[key], job.weight_widen, factor)  # type: ignore[index]
-        return line, len(words) * factor
+        line, size, ring = self.weight_head, len(words), self.spec.memory.weight_lines
+        self.weight_head += size * factor
+        # Weights that overlap those in use come in parts: only the last part has to wait.
+        piece = size if 2 * size * factor <= ring else max(ring // factor // WEIGHT_PARTS, 1)
+        for first in range(0, size, piece):
+            address = held.address[key] + first * self.spec.line_bytes
+            count = min(piece, size - first)
+            self.load("weights", line + first * factor, count, address, job.weight_widen, factor)
+        return line, size * factor
 
     def parameter_piece(self, held: Held, first: int, stop: int) -> int:
         """Load channel tiles' parameters; the tile they begin at."""
