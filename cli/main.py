@@ -319,12 +319,15 @@ def _fair_environment(threads: int) -> list[str]:
 def rtl(
     out: Annotated[Path, typer.Option(help="Folder for the Verilog.", metavar="DIR")],
     spec: SpecName = "EDGE_4X4",
+    coprocessor: Annotated[
+        bool, typer.Option("--coprocessor", help="The whole co-processor as well.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Write the engine's Verilog and a manifest of its ports and latency."""
     from opennpe.cli import tables, verilog
 
-    files = verilog.write(out, spec)
+    files = verilog.write(out, spec, coprocessor)
     about = verilog.describe(files)
     if as_json:
         _print_json(about)

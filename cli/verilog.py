@@ -1,4 +1,4 @@
-"""``opennpe rtl``: the engine's Verilog and its manifest in a folder."""
+"""``opennpe rtl``: Verilog of the engine, or of the co-processor, and its manifest in a folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from opennpe.rtl import verilog
 __all__ = ["describe", "write"]
 
 
-def write(out: str | Path, spec: str) -> list[Path]:
-    """Write the Verilog of a spec's engine; files whose text stands are left alone.
+def write(out: str | Path, spec: str, coprocessor: bool = False) -> list[Path]:
+    """Write a spec's engine, or its co-processor beside it; files whose text stands stay.
 
     Raises:
-        SpecError: unknown spec, or one that the engine has no gates for.
+        SpecError: unknown spec, or one that there are no gates for.
         ToolError: pyosys is missing.
         OutputError: the folder cannot be written.
     """
     chosen = catalog.get(spec)
     try:
-        return verilog.emit(chosen, out)
+        if coprocessor:
+            # Refused before anything is written.
+            chosen.check_coprocessor()
+        files = verilog.emit(chosen, out)
+        if coprocessor:
+            from opennpe.rtl import top_verilog
+
+            files += top_verilog.emit(chosen, out)
+        return files
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OutputError(f"cannot write to '{out}': {reason}; choose another --out") from error

@@ -23,7 +23,17 @@ from opennpe.rtl import ports
 from opennpe.rtl.engine import Engine
 from opennpe.rtl.hierarchy import Blocks
 
-__all__ = ["MANIFEST", "PREFIX", "SCHEMA", "TOP", "convert", "emit", "manifest", "verilog"]
+__all__ = [
+    "MANIFEST",
+    "PREFIX",
+    "SCHEMA",
+    "TOP",
+    "convert",
+    "emit",
+    "manifest",
+    "verilog",
+    "write_text",
+]
 
 PREFIX = "opennpe"
 TOP = f"{PREFIX}_engine"
@@ -201,11 +211,11 @@ def emit(spec: CoprocessorSpec | EngineSpec, folder: str | os.PathLike[str]) -> 
     }
     place.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        _write(place / name, text)
+        write_text(place / name, text)
     return [place / name for name in texts]
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Atomically, and only when the text changed."""
     if path.is_file() and path.read_text() == text:
         return

@@ -14,7 +14,7 @@ from opennpe.cli.main import main
 from opennpe.golden import catalog, codec, formats
 from opennpe.golden.errors import SpecError, ToolError
 from opennpe.golden.spec import EngineSpec, MacSpec
-from opennpe.rtl import lanes, mac, tools, verilog
+from opennpe.rtl import lanes, mac, tools, top_verilog, verilog
 from opennpe.rtl.codec import narrow_operand
 from opennpe.rtl.ports import check_spec
 
@@ -146,3 +146,23 @@ def test_the_verb_writes_what_it_describes(
     blocked.write_text("")
     assert main(["rtl", "--out", str(blocked)]) == 2
     assert "cannot write to" in capsys.readouterr().err
+
+
+def test_the_verb_writes_the_coprocessor_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "verilog"
+    assert main(["rtl", "--out", str(out), "--spec", "EDGE_2X2", "--coprocessor", "--json"]) == 0
+    files = {Path(path).name for path in json.loads(capsys.readouterr().out)["files"]}
+    assert files == {path.name for path in out.iterdir()} and len(files) == 4
+    about = json.loads((out / top_verilog.MANIFEST).read_text())
+    text = (out / f"{top_verilog.TOP}.v").read_text()
+    for port in about["ports"]:
+        kind = "input" if port["direction"] == "input" else "output"
+        width = f"[{port['width'] - 1}:0] " if port["width"] > 1 else ""
+        assert f"  {kind} {width}{port['name']};" in text, port
+    assert (
+        main(["rtl", "--out", str(tmp_path / "none"), "--spec", "EDGE_1X1", "--coprocessor"]) == 2
+    )
+    assert "the co-processor takes 2 to 16 rows" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
