@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -167,12 +168,14 @@ class Program:
             if not 0 <= symbol.address <= symbol.address + symbol.layout.bytes <= self.size:
                 raise ProgramError(f"tensor '{symbol.name}' lies outside the memory")
             layout = symbol.layout
-            if np.prod(symbol.shape) != layout.channels * layout.pixels:
+            whole = math.prod(symbol.shape) == layout.channels * layout.pixels
+            if not whole or any(n < 1 for n in symbol.shape):
                 raise ProgramError(f"tensor '{symbol.name}' has a shape that is not its layout's")
             names.add(symbol.name)
         for output in self.outputs:
             if output.symbol not in names:
                 raise ProgramError(f"output '{output.tensor.name}' is read from no tensor there is")
+            _check_output(output, self.symbol(output.symbol))
         if len(self.layers) != len(self.commands):
             raise ProgramError(
                 f"{len(self.commands)} commands and layer names for {len(self.layers)}"
@@ -240,6 +243,20 @@ class Program:
                 codes = output.host.run(shaped, self.facts["underflow"])
             found[output.tensor.name] = np.asarray(codes).reshape(output.tensor.shape)
         return found
+
+
+def _check_output(output: Output, symbol: Symbol) -> None:
+    """Refuse an output that is not the tensor it is read from, or a softmax along no axis."""
+    host = output.host
+    read = output.tensor if host is None else host.input
+    fits = read.format == symbol.layout.format and read.scale == symbol.scale
+    fits &= math.prod(read.shape) == math.prod(symbol.shape) and min(read.shape, default=1) > 0
+    if host is not None:
+        rank = len(read.shape)
+        fits &= host.output.shape == read.shape and -rank <= host.axis < rank
+        fits &= output.tensor == host.output
+    if not fits:
+        raise ProgramError(f"output '{output.tensor.name}' does not fit tensor '{symbol.name}'")
 
 
 def save(program: Program, path: str | Path) -> None:
