@@ -63,7 +63,7 @@ class Coprocessor(wiring.Component):
         m.submodules.fill = fill = Fill(spec)
         m.submodules.execute = execute = Execute(spec)
         m.submodules.store = store = Store(spec)
-        units = {"load": load, "fill": fill, "exec": execute, "store": store}
+        units: dict[str, Any] = {"load": load, "fill": fill, "exec": execute, "store": store}
         for name, unit in units.items():
             wiring.connect(m, getattr(dispatcher, name), unit.commands)
         for member, part in ((axi.read_signature(spec), load), (axi.write_signature(spec), store)):

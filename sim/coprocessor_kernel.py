@@ -75,7 +75,7 @@ def _results_write(x: Ints, execs: Ints, fetch: Ints, c: Ints, schedule: Ints, c
         while x[X_ENTRY] < count:
             since = cycle - fetch[command] - schedule[first + x[X_ENTRY], 0]
             if since <= schedule[first + x[X_ENTRY], 1]:
-                return since >= 1 and since % c[C_SPACING, command] == 0
+                return bool(since >= 1 and since % c[C_SPACING, command] == 0)
             x[X_ENTRY] += 1
         x[X_ENTRY] = 0
         x[X_EXEC] += 1
@@ -269,7 +269,7 @@ def _dispatch(
     elif state == END and _reached(c, counts, s[D_NEXT]):
         s[D_STATE] = DONE
     s[D_THERE] += wrote - taken
-    return s[D_STATE] == DONE
+    return bool(s[D_STATE] == DONE)
 
 
 @inlined
@@ -277,12 +277,12 @@ def _dispatcher_acts(m: Machine, c: Ints, s: Ints, counts: Ints, level: Ints) ->
     """Whether the dispatcher does something in the next cycle."""
     state = s[D_STATE]
     if state == READ:
-        return s[D_THERE] > 0
+        return bool(s[D_THERE] > 0)
     if state == PUSH:
-        return level[c[C_OP, s[D_NEXT]] - 1] < m.queue
+        return bool(level[c[C_OP, s[D_NEXT]] - 1] < m.queue)
     if state == END:
-        return _reached(c, counts, s[D_NEXT])
-    return state != DONE
+        return bool(_reached(c, counts, s[D_NEXT]))
+    return bool(state != DONE)
 
 
 @inlined
@@ -315,7 +315,7 @@ def _load_next(m: Machine, s: Ints, bursts: Ints, cycle: int) -> int:
     if s[L_STATE] == ASK and s[L_ASKED] < m.in_flight:
         return cycle + 1
     if s[R_HEAD] < s[R_TAIL]:
-        return max(cycle + 1, bursts[2 * (s[R_HEAD] % RING)], s[R_FREE])
+        return int(max(cycle + 1, bursts[2 * (s[R_HEAD] % RING)], s[R_FREE]))
     return NEVER
 
 
@@ -323,7 +323,7 @@ def _load_next(m: Machine, s: Ints, bursts: Ints, cycle: int) -> int:
 def _in_step(c: Ints, command: int) -> bool:
     """Lines of this load go in as they come: nobody else is told, nobody else is in the way."""
     target = c[C_TARGET, command]
-    return c[C_FACTOR, command] == 1 and target != BUFFER and target != COMMANDS
+    return bool(c[C_FACTOR, command] == 1 and target != BUFFER and target != COMMANDS)
 
 
 @inlined
@@ -353,7 +353,7 @@ def _stream(m: Machine, c: Ints, s: Ints, fifo: Ints, bursts: Ints, cycle: int, 
     closed = last - s[L_IN_LINE] * m.read_interval
     s[L_VALID] = int(beats >= m.beats and closed + 1 == following)
     s[L_OF], s[L_PART], s[L_ENDS] = command, 0, 0
-    return following
+    return int(following)
 
 
 @inlined

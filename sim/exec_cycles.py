@@ -118,26 +118,26 @@ def _sum_cycles(e: Exec) -> int:
     full = max(e.folds, e.steps)
     last = max(e.folds, e.last_steps)
     inner = (e.last_words - 1) * full + last
-    return e.taps * ((e.blocks - 1) * e.words * full + inner)
+    return int(e.taps * ((e.blocks - 1) * e.words * full + inner))
 
 
 @inlined
 def _lead(e: Exec) -> int:
     """Front time of the first step: a group is fetched, gathered and taken."""
-    return e.folds + LEAD - 1
+    return int(e.folds + LEAD - 1)
 
 
 @inlined
 def _sum_steps(e: Exec) -> int:
     """Steps of a sum."""
     inner = (e.last_words - 1) * e.steps + e.last_steps
-    return e.taps * ((e.blocks - 1) * e.words * e.steps + inner)
+    return int(e.taps * ((e.blocks - 1) * e.words * e.steps + inner))
 
 
 @inlined
 def _tile_cycles(e: Exec, line: int) -> int:
     """Cycles that writing a tile takes whose first pixel line is ``line``."""
-    return min(e.rows, e.lines - line) * e.sub_lines * e.line_cycles
+    return int(min(e.rows, e.lines - line) * e.sub_lines * e.line_cycles)
 
 
 @inlined
@@ -149,15 +149,15 @@ def _offers(e: Exec, front: int, period: int) -> bool:
     within = at % period
     full, last = max(e.folds, e.steps), max(e.folds, e.last_steps)
     if e.largest:
-        return within == period - last
+        return bool(within == period - last)
     head = (e.blocks - 1) * e.taps * e.words * full
     if within < head:
-        return within % full < e.steps
+        return bool(within % full < e.steps)
     inner = (e.last_words - 1) * full
     rest = (within - head) % (inner + last)
     if rest < inner:
-        return rest % full < e.steps
-    return rest - inner < e.last_steps
+        return bool(rest % full < e.steps)
+    return bool(rest - inner < e.last_steps)
 
 
 @inlined
@@ -171,9 +171,12 @@ def _profile(e: Exec, schedule: Ints) -> Profile:
     row_tiles = -(-e.lines // e.rows)
     sums = row_tiles * e.tiles
     longest = _tile_cycles(e, 0)
+    found: Profile
     if period > e.lanes and longest <= period:
-        return _even(e, schedule, period, steps, sums, last_front)
-    return _stepped(e, schedule, period, steps, sums, last_front)
+        found = _even(e, schedule, period, steps, sums, last_front)
+    else:
+        found = _stepped(e, schedule, period, steps, sums, last_front)
+    return found
 
 
 @inlined
