@@ -168,19 +168,7 @@ def run(
     timing = cycles(job.spec, job.program, settings)
     total = timing.counters.cycles
     given = None if job.data is None else job.data.first(samples)
-    count = 1 if given is None else given.samples
-    engine = _backend(backend, job, waves, threads, progress)
-    progress.stage(f"{backend}: running", count * (total if backend == "rtl" else 1))
-    runs = []
-    for index in range(count):
-        inputs = {} if given is None else given.take(index, index + 1)
-        runs.append(_one(job, inputs, engine, settings, timing))
-        if isinstance(engine, Verilator):
-            engine.waves = None
-        else:
-            progress.advance()
-    if isinstance(engine, Verilator):
-        engine.close()
+    runs = _samples(job, given, backend, settings, timing, waves, threads, progress)
     compared = _check(job, given, runs, backend, timing, settings, progress) if check else None
     events = timeline(timing, job.program.layers)
     if trace is not None:
@@ -193,7 +181,7 @@ def run(
         spec=job.spec.name,
         backend=backend,
         settings=settings,
-        samples=count,
+        samples=len(runs),
         counters=runs[0].counters,
         cycles=total,
         layers=_layers(job, layer_spans(events, total)),
@@ -295,6 +283,34 @@ def _backend(
     engine = Verilator(job.spec, waves, advance=progress.advance)
     progress.advance()
     return engine
+
+
+def _samples(
+    job: _Job,
+    given: datasets.Data | None,
+    backend: str,
+    settings: MemorySettings,
+    timing: Timing,
+    waves: str | Path | None,
+    threads: int | None,
+    progress: Progress,
+) -> list[Run]:
+    """A run of each sample, one after the other on the same machine."""
+    engine = _backend(backend, job, waves, threads, progress)
+    count = 1 if given is None else given.samples
+    gates = isinstance(engine, Verilator)
+    progress.stage(f"{backend}: running", count * (timing.counters.cycles if gates else 1))
+    runs = []
+    for index in range(count):
+        inputs = {} if given is None else given.take(index, index + 1)
+        runs.append(_one(job, inputs, engine, settings, timing))
+        if isinstance(engine, Verilator):
+            engine.waves = None
+        else:
+            progress.advance()
+    if isinstance(engine, Verilator):
+        engine.close()
+    return runs
 
 
 def _one(
