@@ -26,7 +26,7 @@ PIECES, LEAST = 8, 72
 """Loads an input comes in by, so that the first rows can be used early, and lines of each at
 least."""
 WEIGHT_PARTS = 8
-"""Loads that would fill the weight memory, where a chunk comes in parts."""
+"""Loads that would fill the weight memory; a chunk of more comes in parts."""
 
 
 class Image:
@@ -184,7 +184,7 @@ class Emitter:
         line, size, ring = self.weight_head, len(words), self.spec.memory.weight_lines
         self.weight_head += size * factor
         # Weights that overlap those in use come in parts: only the last part has to wait.
-        piece = size if 2 * size * factor <= ring else max(ring // factor // WEIGHT_PARTS, 1)
+        piece = max(ring // factor // WEIGHT_PARTS, 1)
         for first in range(0, size, piece):
             address = held.address[key] + first * self.spec.line_bytes
             count = min(piece, size - first)
