@@ -9,6 +9,7 @@ import pytest
 from host_cases import random_network
 from opennpe.golden import catalog, reference
 from opennpe.golden import layers as L
+from opennpe.golden.commands import Command, encode
 from opennpe.golden.errors import DataError, DeviceError, ProgramError, ToolError
 from opennpe.golden.network import Network, Tensor
 from opennpe.golden.registers import CAUSES, MemorySettings, capabilities
@@ -191,6 +192,19 @@ def test_a_program_that_leaves_its_window_is_stopped(gates):
     window = replace(program.window, write_limit=program.window.write_base + 2 * SPEC.line_bytes)
     with pytest.raises(DeviceError, match="a write outside the write window"):
         driver.run(replace(program, window=window), image(), gates)
+    driver.run(program, image(), gates)
+
+
+@pytest.mark.rtl
+def test_a_program_that_waits_for_ever_hangs_and_is_told_so(gates):
+    program = compile(small(), SPEC)
+    offset, end = program.commands[-1]
+    never = encode(Command("end", {**end.values, "wait_exec": end["wait_exec"] + 1}))
+    image_bytes = program.image.copy()
+    first = program.address - program.origin + offset
+    image_bytes[first : first + len(never)] = np.frombuffer(never, dtype=np.uint8)
+    with pytest.raises(DeviceError, match="hangs: no beat on the bus .* cause: none"):
+        driver.run(replace(program, image=image_bytes), image(), gates)
     driver.run(program, image(), gates)
 
 
