@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_lists import case, windows
-from opennpe.golden import reference
+from opennpe.golden import catalog, reference
 from opennpe.golden.errors import AccumulatorError, CompileError, FormatError
 from opennpe.golden.machine import Machine
 from opennpe.golden.program import Window
@@ -51,11 +51,23 @@ def settings(rng):
 
 @pytest.mark.parametrize("name", ["2x2", "4x4"])
 def test_random_command_lists(name):
-    spec, gates, machine = SPECS[name], cosim(name), Machine(SPECS[name])
+    compare_lists(SPECS[name], Cosim(SPECS[name], MEMORY), LISTS)
+
+
+@pytest.mark.regress
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["EDGE_8X8", "EDGE_16X16"])
+def test_random_command_lists_on_large_arrays(name):
+    spec = catalog.get(name)
+    compare_lists(spec, Cosim(spec, MEMORY), 30)
+
+
+def compare_lists(spec, gates, count):
+    """Bytes outside and counters of random lists."""
+    machine = Machine(spec)
     seen = Counter()
-    # Memories start with nothing and keep what a run leaves, in gates as in golden's machine.
-    gates.reset()
-    for seed in range(LISTS):
+    # A new one: memories start with nothing and keep what a run leaves, as golden's do.
+    for seed in range(count):
         rng = np.random.default_rng(seed)
         found = case(spec, rng, rounds=1 + seed % 3)
         memory, window, before = found.memory.copy(), windows(found), copy.deepcopy(machine.state)
@@ -74,7 +86,7 @@ def test_random_command_lists(name):
         assert model.counters == done.counters, f"seed {seed}"
         seen.update(c.op for c in found.commands)
         seen["runs"] += 1
-    assert seen["runs"] > 0.9 * LISTS and seen["exec"] > LISTS, seen
+    assert seen["runs"] > 0.9 * count and seen["exec"] > count, seen
 
 
 def run_network(name, seed):
