@@ -263,6 +263,9 @@ def bench(
     networks: Annotated[
         bool, typer.Option("--networks", help="Whole networks against PyTorch instead.")
     ] = False,
+    coprocessor: Annotated[
+        bool, typer.Option("--coprocessor", help="The co-processor's gates against its model.")
+    ] = False,
     size: Annotated[
         int | None,
         typer.Option(min=1, help="Side of the matrices (1024) or of the image (224)."),
@@ -277,7 +280,12 @@ def bench(
     from opennpe.cli.progress import reporter
 
     with reporter() as progress:
-        if networks:
+        if coprocessor:
+            from opennpe.cli.bench_coprocessor import IMAGE, bench_coprocessor
+
+            size = size or IMAGE
+            report = bench_coprocessor(_split(format), size, repeat, progress)
+        elif networks:
             from opennpe.cli.bench_networks import IMAGE, bench_networks
 
             size = size or IMAGE
@@ -294,6 +302,7 @@ def bench(
         _print_json({"size": size, "threads": threads, **found})
     else:
         table = tables.network_bench_table if networks else tables.bench_table
+        table = tables.run_bench_table if coprocessor else table
         lines = [*map(str, report.claims), *notes, *report.notes]
         tables.show(table(report.rows, size, threads), lines)
     return 0

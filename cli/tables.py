@@ -249,6 +249,25 @@ def network_bench_table(rows: Sequence[Any], size: int, threads: int) -> Table:
     return table(title, columns, cells)
 
 
+def run_bench_table(rows: Sequence[Any], size: int, threads: int) -> Table:
+    """The table of ``opennpe bench --coprocessor``."""
+    columns = {
+        "network": "left",
+        "kernel": "left",
+        "ms": "right",
+        "cycles": "right",
+        "x gates": "right",
+    }
+    cells = [
+        [r.network, r.kernel, f"{r.milliseconds:.2f}", str(r.cycles), _times(r.ratio)] for r in rows
+    ]
+    return table(f"co-processor, ResNet-18 on {size}x{size}", columns, cells)
+
+
+def _times(ratio: float) -> str:
+    return "" if ratio != ratio else f"{ratio:.0f}"
+
+
 def _threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 
