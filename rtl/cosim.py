@@ -182,7 +182,9 @@ class Cosim:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        # Not close(): at the interpreter's end NumPy may be gone.
+        if self._handle is not None:
+            self._library.cosim_destroy(self._handle)
 
     # -- registers ---------------------------------------------------------------------------
     def read(self, register: str | int) -> int:

@@ -83,6 +83,16 @@ def _results_write(x: Ints, execs: Ints, fetch: Ints, c: Ints, schedule: Ints, c
 
 
 @inlined
+def _results_from(x: Ints, execs: Ints, fetch: Ints, c: Ints, schedule: Ints, cycle: int) -> int:
+    """A cycle from ``cycle`` on before which the exec unit writes nothing."""
+    if _results_write(x, execs, fetch, c, schedule, cycle) or x[X_EXEC] >= x[X_TAIL]:
+        return cycle if x[X_EXEC] < x[X_TAIL] else NEVER
+    command = execs[x[X_EXEC] % RING]
+    begins = fetch[command] + schedule[c[C_ENTRIES, command] + x[X_ENTRY], 0] + 1
+    return int(max(begins, cycle))
+
+
+@inlined
 def _load_back(
     m: Machine, c: Ints, s: Ints, fifo: Ints, bursts: Ints, blocked: bool, cycle: int
 ) -> tuple[bool, bool]:
@@ -321,9 +331,17 @@ def _load_next(m: Machine, s: Ints, bursts: Ints, cycle: int) -> int:
 
 @inlined
 def _in_step(c: Ints, command: int) -> bool:
-    """Lines of this load go in as they come: nobody else is told, nobody else is in the way."""
+    """Lines of this load go in as they come, if no results are in the way: nobody is told."""
     target = c[C_TARGET, command]
     return bool(c[C_FACTOR, command] == 1 and target != BUFFER and target != COMMANDS)
+
+
+@inlined
+def _to_buffer(c: Ints, s: Ints, fifo: Ints) -> bool:
+    """Whether a line that stands to be written, or the next one, goes to the buffer."""
+    if s[L_VALID] and c[C_TARGET, s[L_OF]] == BUFFER:
+        return True
+    return bool(s[L_HEAD] < s[L_TAIL] and c[C_TARGET, fifo[s[L_HEAD] % RING]] == BUFFER)
 
 
 @inlined
@@ -509,7 +527,11 @@ def simulate(
             if asks or following == cycle + 1:
                 following = loads
             else:
-                following = max(loads, _stream(m, c, s, fifo, bursts, cycle, following))
+                event = following
+                if _to_buffer(c, s, fifo):
+                    free = _results_from(x, execs, fetch, c, schedule, cycle + 1)
+                    event = min(event, free)
+                following = max(loads, _stream(m, c, s, fifo, bursts, cycle, event))
         if following == NEVER:
             return False
         if following > cycle + 1:
