@@ -31,8 +31,8 @@ EDGE_4X4 = CoprocessorSpec(
 )
 """The default: 128 KiB of buffer, 16 KiB a row, 64 KiB of weights. supported"""
 
-EDGE_8X8 = CoprocessorSpec("EDGE_8X8", ArraySpec(rows=8, columns=8))
-"""The shape the utilisation figures are quoted for: 128 KiB of buffer, 16 KiB a row, 128 KiB of
+EDGE_8X8 = CoprocessorSpec("EDGE_8X8", ArraySpec(rows=8, columns=8), MemorySpec(operand_lines=2048))
+"""The shape the utilisation figures are quoted for: 128 KiB of buffer, 32 KiB a row, 128 KiB of
 weights. supported"""
 
 EDGE_16X16 = CoprocessorSpec(

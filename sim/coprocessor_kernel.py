@@ -38,7 +38,7 @@ from opennpe.sim.jit import inlined, kernel
 __all__ = ["simulate"]
 
 BUFFER, COMMANDS = TARGETS.index("buffer"), TARGETS.index("commands")
-FIRST, READ, ARRIVE, DECODE, PUSH, END, DONE = range(7)
+FIRST, READ, DECODE, PUSH, END, DONE = range(6)
 IDLE, CHECK, ASK = range(3)
 S_IDLE, S_CHECK, S_ADDRESS, S_DATA, S_ANSWERS = range(5)
 RING = 256
@@ -46,7 +46,7 @@ UNITS = 4
 """Loads, fills, execs, stores: a unit's index is its opcode less one."""
 
 # Places in the arrays of state. All hold what registers hold at the start of a cycle.
-D_STATE, D_THERE, D_INDEX, D_GOAL, D_NEXT = range(5)
+D_STATE, D_THERE, D_INDEX, D_GOAL, D_NEXT, D_WAKE = range(6)
 (
     L_STATE, L_COMMAND, L_BEAT, L_LEFT, L_ASKED, L_HEAD, L_TAIL, L_LINES, L_IN_LINE, L_VALID,
     L_PART, L_ENDS, L_OF, R_HEAD, R_TAIL, R_BEATS, R_FREE, L_READ, L_WROTE,
@@ -248,18 +248,21 @@ def _dispatch(
     """Reads commands and hands them on; whether the list has ended. ``popped``: before now."""
     state = s[D_STATE]
     taken = 0
+    if cycle < s[D_WAKE]:
+        state = DONE
     if state == FIRST:
         pushed[OP_LOAD - 1] += 1
         entered[0] = cycle
         s[D_STATE] = READ
     elif state == READ:
-        if s[D_THERE] > 0:
-            taken = 1
-            s[D_INDEX] += 1
-            if s[D_INDEX] == s[D_GOAL]:
-                s[D_STATE] = ARRIVE
-    elif state == ARRIVE:
-        s[D_STATE] = DECODE
+        # A line a cycle; those that are there already are one after the other.
+        taken = min(s[D_THERE], s[D_GOAL] - s[D_INDEX])
+        s[D_INDEX] += taken
+        if s[D_INDEX] == s[D_GOAL]:
+            s[D_STATE] = DECODE
+            s[D_WAKE] = cycle + taken + 1
+        elif taken:
+            s[D_WAKE] = cycle + taken
     elif state == DECODE:
         op = c[C_OP, s[D_NEXT]]
         if op == OP_EXEC and s[D_INDEX] != m.exec_lines:
@@ -283,16 +286,17 @@ def _dispatch(
 
 
 @inlined
-def _dispatcher_acts(m: Machine, c: Ints, s: Ints, counts: Ints, level: Ints) -> bool:
-    """Whether the dispatcher does something in the next cycle."""
+def _dispatcher_next(m: Machine, c: Ints, s: Ints, counts: Ints, level: Ints, cycle: int) -> int:
+    """The next cycle in which the dispatcher does something."""
     state = s[D_STATE]
+    acts = state != DONE
     if state == READ:
-        return bool(s[D_THERE] > 0)
-    if state == PUSH:
-        return bool(level[c[C_OP, s[D_NEXT]] - 1] < m.queue)
-    if state == END:
-        return bool(_reached(c, counts, s[D_NEXT]))
-    return bool(state != DONE)
+        acts = s[D_THERE] > 0
+    elif state == PUSH:
+        acts = level[c[C_OP, s[D_NEXT]] - 1] < m.queue
+    elif state == END:
+        acts = _reached(c, counts, s[D_NEXT])
+    return int(max(cycle + 1, s[D_WAKE])) if acts else NEVER
 
 
 @inlined
@@ -418,7 +422,7 @@ def simulate(
             unit and completed, the start in cycle 0.
         totals: (4,), filled: cycles, read stalls, beats read, beats written.
     """
-    d = np.zeros(5, dtype=np.int64)
+    d = np.zeros(6, dtype=np.int64)
     s = np.zeros(19, dtype=np.int64)
     f = np.zeros(3, dtype=np.int64)
     x = np.zeros(6, dtype=np.int64)
@@ -519,8 +523,7 @@ def simulate(
                         following = cycle + 1
                 elif w[S_STATE] == S_IDLE:
                     following = cycle + 1
-        if _dispatcher_acts(m, c, d, counts, level):
-            following = cycle + 1
+        following = min(following, _dispatcher_next(m, c, d, counts, level, cycle))
         loads = _load_next(m, s, bursts, cycle)
         if loads < following:
             asks = s[L_STATE] == CHECK or (s[L_STATE] == ASK and s[L_ASKED] < m.in_flight)
