@@ -58,6 +58,7 @@ CAUSES = (
     "a write outside the write window",
     "an error response to a read",
     "an error response to a write",
+    "commands that wait for what does not come",
 )
 
 

@@ -99,6 +99,7 @@ class Coprocessor(wiring.Component):
             dispatcher.program.eq(control.program),
             dispatcher.program_lines.eq(control.program_lines),
             dispatcher.halt.eq(halt),
+            dispatcher.resting.eq(resting),
             dispatcher.completed.eq(Cat(load.done, fill.completed, execute.completed, store.done)),
             load.halt.eq(halt),
             store.halt.eq(halt),

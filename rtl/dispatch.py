@@ -113,9 +113,10 @@ class Dispatcher(wiring.Component):
         write: In, a line for the command memory: ``line``, ``data``, ``enable``.
         load, fill, exec, store: Out, streams of commands.
         completed: In, a bit a unit: it has completed a command.
+        resting: In, no unit has anything to do.
         halt: In, hands out nothing more.
         finish: Out, a pulse: the ``end`` was reached and its waits are satisfied.
-        cause: Out, 1 while an illegal command stands there.
+        cause: Out, what is wrong: an illegal command, or nothing moves and nothing ever will.
         dispatched: Out, commands handed out since the start.
     """
 
@@ -133,6 +134,7 @@ class Dispatcher(wiring.Component):
                 "write_data": In(line),
                 **{unit: Out(stream.Signature(command_layout(unit))) for unit in UNITS},
                 "completed": In(len(UNITS)),
+                "resting": In(1),
                 "halt": In(1),
                 "finish": Out(1),
                 "cause": Out(3),
@@ -189,13 +191,16 @@ class Dispatcher(wiring.Component):
         with m.If(arriving):
             m.d.sync += lines[place].eq(read.data)
         state = Signal(State, init=State.IDLE)
+        # Nobody acts, no command may start, and none can be handed on: counts stay as they are.
+        stuck, leaving = Signal(), Cat(queue.pop.valid for queue in queues.values()).any()
+        idle = self.resting & ~leaving
         end = data.View(command_layout("end"), word[: command_layout("end").size])
         with m.Switch(state):
             with m.Case(State.FIRST):
                 self._first_load(m, queues["load"])
                 m.d.sync += state.eq(State.READ)
             with m.Case(State.READ):
-                m.d.comb += taken.eq(there.any() & ~self.halt)
+                m.d.comb += [taken.eq(there.any() & ~self.halt), stuck.eq(idle & ~there.any())]
                 with m.If(taken & (index + 1 == goal)):
                     m.d.sync += state.eq(State.ARRIVE)
             with m.Case(State.ARRIVE):
@@ -204,6 +209,7 @@ class Dispatcher(wiring.Component):
                 self._decode(m, state, word[:OP_BITS], index, goal)
             with m.Case(State.PUSH):
                 pushed = self._push(m, word, queues)
+                m.d.comb += stuck.eq(idle & ~pushed)
                 with m.If(pushed):
                     m.d.sync += [
                         index.eq(0),
@@ -211,11 +217,15 @@ class Dispatcher(wiring.Component):
                         self.dispatched.eq(self.dispatched + 1),
                         state.eq(State.READ),
                     ]
-            with m.Case(State.END), m.If(reached(end, counts) & ~self.halt):
-                m.d.comb += self.finish.eq(1)
-                m.d.sync += state.eq(State.IDLE)
+            with m.Case(State.END):
+                m.d.comb += stuck.eq(idle & ~reached(end, counts))
+                with m.If(reached(end, counts) & ~self.halt):
+                    m.d.comb += self.finish.eq(1)
+                    m.d.sync += state.eq(State.IDLE)
             with m.Case(State.ILLEGAL):
                 m.d.comb += self.cause.eq(CAUSES.index("an illegal command"))
+        with m.If(stuck):
+            m.d.comb += self.cause.eq(CAUSES.index("commands that wait for what does not come"))
         with m.If(self.start):
             none_yet = (1 << COUNT_BITS) - 1
             m.d.sync += [

@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 from command_lists import case, windows
 from opennpe.golden import catalog, reference
-from opennpe.golden.errors import AccumulatorError, CompileError, FormatError
+from opennpe.golden.commands import WAITS, Command, encode
+from opennpe.golden.errors import (
+    AccumulatorError,
+    CompileError,
+    DeviceError,
+    FormatError,
+    ProgramError,
+)
 from opennpe.golden.machine import Machine
 from opennpe.golden.program import Window
 from opennpe.golden.registers import MemorySettings
@@ -139,3 +146,27 @@ def test_a_wrong_latency_is_seen():
     done = gates.run(start, settings=replace(fast, read_latency=6))
     assert done.counters != counted
     assert done.counters.beats_read == counted.beats_read
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_list_that_can_never_end_is_an_error(wait):
+    """Waits that nothing satisfies: of the end, of a command, of a full queue; a list cut short."""
+    spec, gates = SPECS["2x2"], cosim("2x2")
+    fill = {"run": 1, "inner": 1, "outer": 1}
+    waiting = Command("fill", {**fill, wait: 9})
+    lists = (
+        [Command("fill", fill), Command("end", {wait: 9})],
+        [Command("fill", fill), waiting, Command("end", {"wait_fill": 2})],
+        [*[waiting] * (spec.memory.queue + 3), Command("end", {})],
+        [Command("fill", fill)],
+    )
+    for commands in lists:
+        listed = np.frombuffer(b"".join(map(encode, commands)), dtype=np.uint8)
+        gates.memory[:] = 0xFF
+        gates.memory[: len(listed)] = listed
+        start = Start(0, len(listed) // spec.line_bytes, 0, MEMORY, MEMORY, MEMORY)
+        if commands[-1].op == "end":
+            with pytest.raises(ProgramError, match="never ends"):
+                cycles_of(spec, listed, 0, start.program_lines)
+        with pytest.raises(DeviceError, match="wait for what does not come"):
+            gates.run(start, cycle_limit=100_000)
