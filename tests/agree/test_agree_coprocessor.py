@@ -38,7 +38,7 @@ from host_cases import SPECS, Builder, random_network
 pytestmark = pytest.mark.rtl
 
 MEMORY = 1 << 20
-LISTS = 150
+LISTS, DAMAGED = 150, 80
 NETWORKS = {"tiny": 170, "4x4": 170}
 LAYERS = 500
 """Layer shapes that the networks have together, at least."""
@@ -170,3 +170,30 @@ def test_a_list_that_can_never_end_is_an_error(wait):
                 cycles_of(spec, listed, 0, start.program_lines)
         with pytest.raises(DeviceError, match="wait for what does not come"):
             gates.run(start, cycle_limit=100_000)
+
+
+def test_damaged_lists_neither_hang_nor_write_outside():
+    """Bits of a list change: it runs on, or stops with a cause; it may also have become long."""
+    spec, gates = SPECS["2x2"], Cosim(SPECS["2x2"], MEMORY)
+    seen = Counter()
+    for seed in range(DAMAGED):
+        rng = np.random.default_rng(1000 + seed)
+        found = case(spec, rng, rounds=1)
+        memory, size = found.memory.copy(), found.lines * spec.line_bytes
+        for _ in range(int(rng.integers(1, 4))):
+            memory[found.address + int(rng.integers(size))] ^= 1 << int(rng.integers(8))
+        gates.memory[: len(memory)] = memory
+        gates.memory[len(memory) :] = 0xA5
+        start = Start(found.address, found.lines, **windows(found))
+        try:
+            gates.run(start, cycle_limit=40_000)
+            seen["ran"] += 1
+        except DeviceError as error:
+            long = "not done after" in str(error)
+            assert long or "stopped with an error" in str(error), f"seed {seed}: {error}"
+            seen["long" if long else "stopped"] += 1
+            gates.reset()
+        assert np.array_equal(gates.memory[: found.outputs], memory[: found.outputs])
+        assert (gates.memory[len(memory) :] == 0xA5).all()
+    assert min(seen["ran"], seen["stopped"]) > DAMAGED // 10, seen
+    assert seen["long"] < DAMAGED // 5, seen
