@@ -196,14 +196,14 @@ def test_a_program_that_leaves_its_window_is_stopped(gates):
 
 
 @pytest.mark.rtl
-def test_a_program_that_waits_for_ever_hangs_and_is_told_so(gates):
+def test_a_program_that_waits_for_ever_is_stopped(gates):
     program = compile(small(), SPEC)
     offset, end = program.commands[-1]
     never = encode(Command("end", {**end.values, "wait_exec": end["wait_exec"] + 1}))
     image_bytes = program.image.copy()
     first = program.address - program.origin + offset
     image_bytes[first : first + len(never)] = np.frombuffer(never, dtype=np.uint8)
-    with pytest.raises(DeviceError, match="hangs: no beat on the bus .* cause: none"):
+    with pytest.raises(DeviceError, match="commands that wait for what does not come"):
         driver.run(replace(program, image=image_bytes), image(), gates)
     driver.run(program, image(), gates)
 
