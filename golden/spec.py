@@ -159,6 +159,7 @@ class MemorySpec:
         for name, low, high in (
             ("bus_bits", 32, 256),
             ("burst_beats", 1, 256),
+            ("bursts_in_flight", 1, 64),
             ("buffer_lines", 16, 1 << 20),
             ("operand_lines", 4, 1 << 12),
             ("weight_lines", 4, 1 << 16),

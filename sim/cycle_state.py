@@ -10,11 +10,13 @@ from opennpe.golden.commands import OPS, UNITS, unit_count
 from opennpe.golden.registers import MemorySettings
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 
-__all__ = ["C_ROWS", "NEVER", "Machine", "machine_of"]
+__all__ = ["C_ROWS", "NEVER", "RING", "Machine", "machine_of"]
 
 Ints = NDArray[np.int64]
 NEVER = 1 << 62
 """A cycle that does not come."""
+RING = 256
+"""Places of a ring of things under way."""
 
 
 class Machine(NamedTuple):
