@@ -361,7 +361,10 @@ def simulate(
                 if to_buffer(c, s, fifo):
                     free = _results_from(x, execs, fetch, c, schedule, cycle + 1)
                     event = min(event, free)
-                following = max(loads, stream_load(m, c, s, fifo, bursts, cycle, event))
+                starving = d[D_STATE] == READ and d[D_THERE] == 0
+                after = stream_load(m, c, s, fifo, bursts, starving, cycle, event)
+                following = max(loads, after)
+                d[D_THERE] += s[L_WROTE]
         if following == NEVER:
             return False
         if following > cycle + 1 and cycle + 1 >= x[X_READY] and load_busy(s):

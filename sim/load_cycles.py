@@ -141,10 +141,13 @@ def load_next(m: Machine, s: Ints, bursts: Ints, cycle: int) -> int:
 
 
 @inlined
-def _in_step(c: Ints, command: int) -> bool:
-    """Lines of this load go in as they come, if no results are in the way: nobody is told."""
-    target = c[C_TARGET, command]
-    return bool(c[C_FACTOR, command] == 1 and target != BUFFER and target != COMMANDS)
+def _in_step(c: Ints, command: int, starving: bool) -> bool:
+    """Lines of this load go in as they come, if no results are in the way: nobody waits for one.
+
+    A dispatcher that is ``starving`` waits for every line of the list.
+    """
+    listed = c[C_TARGET, command] == COMMANDS
+    return bool(c[C_FACTOR, command] == 1 and not (listed and starving))
 
 
 @inlined
@@ -157,21 +160,33 @@ def to_buffer(c: Ints, s: Ints, fifo: Ints) -> bool:
 
 @inlined
 def stream_load(
-    m: Machine, c: Ints, s: Ints, fifo: Ints, bursts: Ints, cycle: int, event: int
+    m: Machine,
+    c: Ints,
+    s: Ints,
+    fifo: Ints,
+    bursts: Ints,
+    starving: bool,
+    cycle: int,
+    event: int,
 ) -> int:
     """Beats of one burst but its last, before the cycle of the next ``event``, all at once.
 
-    Returns the cycle to go on with.
+    Returns the cycle to go on with; lines of the list that went in are counted in ``L_WROTE``.
     """
-    if s[R_HEAD] >= s[R_TAIL] or (s[L_VALID] and (s[L_ENDS] or not _in_step(c, s[L_OF]))):
+    s[L_WROTE] = 0
+    if s[R_HEAD] >= s[R_TAIL]:
+        return cycle + 1
+    if s[L_VALID] and (s[L_ENDS] or not _in_step(c, s[L_OF], starving)):
         return cycle + 1
     command = fifo[s[L_HEAD] % RING]
     at = s[R_HEAD] % RING
     first = max(cycle + 1, s[R_FREE], bursts[2 * at])
     room = (event - first + m.read_interval - 1) // m.read_interval
     count = min(bursts[2 * at + 1] - s[R_BEATS] - 1, room)
-    if count < 1 or not _in_step(c, command):
+    if count < 1 or not _in_step(c, command, starving):
         return cycle + 1
+    if s[L_VALID]:
+        s[L_WROTE] = int(c[C_TARGET, s[L_OF]] == COMMANDS)
     last = first + (count - 1) * m.read_interval
     beats = s[L_IN_LINE] + count
     s[L_READ] += count
@@ -184,4 +199,6 @@ def stream_load(
     closed = last - s[L_IN_LINE] * m.read_interval
     s[L_VALID] = int(beats >= m.beats and closed + 1 == following)
     s[L_OF], s[L_PART], s[L_ENDS] = command, 0, 0
+    if c[C_TARGET, command] == COMMANDS:
+        s[L_WROTE] += beats // m.beats - s[L_VALID]
     return int(following)
