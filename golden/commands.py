@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opennpe.golden.errors import ProgramError
+from opennpe.golden.formats import get
 from opennpe.golden.spec import UNIT_BYTES
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "decode",
     "encode",
     "unit_count",
+    "widen_factor",
 ]
 
 OPS = ("end", "load", "fill", "exec", "store")
@@ -163,6 +165,16 @@ class Command:
     def units(self) -> int:
         """32-byte units the command takes."""
         return unit_count(self.op)
+
+
+def widen_factor(widen: int) -> int:
+    """Lines that a line becomes by a widening: 1, 2 or 4.
+
+    Raises:
+        IndexError: no such widening.
+    """
+    pair = WIDEN[widen]
+    return 1 if pair is None else int(get(pair[1]).bits // get(pair[0]).bits)
 
 
 def unit_count(op: str) -> int:

@@ -135,11 +135,6 @@ def _range(first: int, count: int, ring: int = 0) -> Lines:
     return np.unique(lines % ring) if ring else lines
 
 
-def _times(widen: int) -> int:
-    pair = C.WIDEN[widen]
-    return 1 if pair is None else lanes.lanes(pair[0]) // lanes.lanes(pair[1])
-
-
 def touched(spec: CoprocessorSpec, command: C.Command) -> Touched:
     """What a command reads and writes, from its fields alone."""
     memory = spec.memory
@@ -152,7 +147,7 @@ def touched(spec: CoprocessorSpec, command: C.Command) -> Touched:
     if command.op == "fill":
         o, i, r = np.ogrid[: command["outer"], : command["inner"], : command["run"]]
         lines = command["source"] + o * command["outer_stride"] + i * command["inner_stride"] + r
-        count = lines.size * _times(command["widen"])
+        count = lines.size * C.widen_factor(command["widen"])
         return Touched(
             {"buffer": np.unique(lines)},
             {"operands": _range(command["line"], count, memory.operand_lines)},
@@ -163,7 +158,7 @@ def touched(spec: CoprocessorSpec, command: C.Command) -> Touched:
 def _loaded(spec: CoprocessorSpec, command: C.Command) -> dict[str, Lines]:
     """What a load writes; when the list may be overwritten is the machine's to check."""
     target = C.TARGETS[command["target"]]
-    count = command["lines"] * _times(command["widen"])
+    count = command["lines"] * C.widen_factor(command["widen"])
     if target == "commands":
         return {}
     if target == "table":

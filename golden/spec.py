@@ -214,6 +214,11 @@ class CoprocessorSpec:
         """Bus beats that carry a line."""
         return 8 * self.line_bytes // self.memory.bus_bits
 
+    @property
+    def burst_beats(self) -> int:
+        """Beats of the longest burst: the memory's, or what fits below a boundary, if less."""
+        return min(self.memory.burst_beats, BOUNDARY_BYTES * 8 // self.memory.bus_bits)
+
     def check_coprocessor(self) -> None:
         """Refuse what the co-processor has no gates for.
 
@@ -237,6 +242,8 @@ class CoprocessorSpec:
             raise SpecError("half the command memory is a whole number of lines")
 
 
+BOUNDARY_BYTES = 4096
+"""No AXI burst crosses a multiple of it (ARM IHI 0022H, A3.4.1)."""
 UNIT_BYTES = 32
 """Bytes that commands are counted in."""
 LOAD_QUEUE = 4

@@ -20,7 +20,6 @@ from opennpe.golden.spec import CoprocessorSpec
 
 __all__ = [
     "ADDRESS_BITS",
-    "BOUNDARY_BYTES",
     "BURST_INCR",
     "CAUSE",
     "CAUSE_BITS",
@@ -28,7 +27,6 @@ __all__ = [
     "OKAY",
     "SLVERR",
     "Burst",
-    "burst_beats",
     "command_layout",
     "first_cause",
     "lite_signature",
@@ -40,8 +38,6 @@ __all__ = [
 ]
 
 ADDRESS_BITS = 32
-BOUNDARY_BYTES = 4096
-"""No burst crosses a multiple of it (A3.4.1)."""
 BURST_INCR = 1
 BUFFERABLE = 3
 """AxCACHE: normal memory, not cacheable, bufferable (A4.4)."""
@@ -62,11 +58,6 @@ def command_layout(op: str) -> data.StructLayout:
     return data.StructLayout(
         {name: signed(bits) if name in SIGNED else unsigned(bits) for name, bits in FIELDS[op]}
     )
-
-
-def burst_beats(spec: CoprocessorSpec) -> int:
-    """Beats of the longest burst: the spec's, or what fits below the boundary, if less."""
-    return min(spec.memory.burst_beats, BOUNDARY_BYTES * 8 // spec.memory.bus_bits)
 
 
 def first_cause(*faults: tuple[Value, str]) -> Value:
@@ -104,7 +95,7 @@ class Burst:
     def __init__(self, spec: CoprocessorSpec) -> None:
         self.spec = spec
         self.skip = exact_log2(spec.memory.bus_bits // 8)
-        longest = burst_beats(spec)
+        longest = spec.burst_beats
         self.beat = Signal(ADDRESS_BITS - self.skip, name="burst_beat")
         self.left = Signal(LINE_BITS + exact_log2(spec.beats_per_line), name="burst_left")
         room = longest - self.beat[: exact_log2(longest)]

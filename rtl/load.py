@@ -334,7 +334,7 @@ class Load(wiring.Component):
 
     So a command's first burst is offered in ``t + 3`` at the earliest, and ``n`` bursts keep the
     front end for ``n + 2`` cycles. Bursts end at multiples of the longest length
-    (``axi.burst_beats``): all but the first and the last of a command have that length.
+    (``spec.burst_beats``): all but the first and the last of a command have that length.
 
     **Back end** (:class:`Assemble`). ``rready`` is 1 while the queue holds a command, but for the
     last beat of a line only if the line before does not wait: nothing is offered on ``writes``, or

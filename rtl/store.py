@@ -57,7 +57,7 @@ class Store(wiring.Component):
     - ANSWERS: in the first cycle in which no burst is unanswered ``done`` is 1; IDLE in the next.
 
     A burst is unanswered from the cycle in which it is first offered to that of its B handshake,
-    both included. Bursts end at multiples of the longest length (``axi.burst_beats``).
+    both included. Bursts end at multiples of the longest length (``spec.burst_beats``).
 
     ``reads.valid`` is 1 in ADDRESS and DATA while lines of the command are not asked for and fewer
     than `STORE_LINES` are claimed: a line is claimed from the cycle after its ``reads`` handshake
@@ -100,7 +100,7 @@ class Store(wiring.Component):
         self.burst = axi.Burst(spec)
         beats = axi.LINE_BITS + exact_log2(spec.beats_per_line)
         self.beat_number, self.last_number = Signal(beats), Signal(beats)
-        self.in_burst = Signal(range(axi.burst_beats(spec)))
+        self.in_burst = Signal(range(spec.burst_beats))
         self.unanswered = Signal(range(spec.memory.bursts_in_flight + 1))
         self.addressing, self.moving = Signal(), Signal()
         self.lines = SyncFIFO(width=8 * spec.line_bytes, depth=STORE_LINES)
@@ -193,7 +193,7 @@ class Store(wiring.Component):
     def _beats(self, m: Module, command: Any, begins: Signal) -> Value:
         """W shows the beats of the lines in turn; whether this one is the command's last."""
         bus, lines, beats = self.bus, self.lines, self.spec.beats_per_line
-        longest, skip = axi.burst_beats(self.spec), exact_log2(len(bus.wdata) // 8)
+        longest, skip = self.spec.burst_beats, exact_log2(len(bus.wdata) // 8)
         beat, last, in_burst = self.beat_number, self.last_number, self.in_burst
         in_line = beat[: exact_log2(beats)]
         ends = beat == last

@@ -12,7 +12,6 @@ from typing import Any
 from amaranth.hdl import Shape
 from opennpe.golden.registers import CAUSES, COUNTERS, REGISTERS, VERSION
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.rtl import axi
 from opennpe.rtl.array import EngineRow
 from opennpe.rtl.results import Gather
 from opennpe.rtl.verilog import PREFIX, convert, write_text
@@ -50,7 +49,7 @@ def hierarchical(text: str) -> str:
 
 def layout(spec: CoprocessorSpec, waves: str) -> str:
     """The C++ header that describes a co-processor to the harness."""
-    constants = {"BUS_BYTES": spec.memory.bus_bits // 8, "BURST_BEATS": axi.burst_beats(spec)}
+    constants = {"BUS_BYTES": spec.memory.bus_bits // 8, "BURST_BEATS": spec.burst_beats}
     lines = ["#pragma once", f"#define TOP_CLASS V{TOP}"]
     lines += [f"#define TRACE_{kind.upper()} {int(waves == kind)}" for kind in ("fst", "vcd")]
     lines += [f"constexpr int {name} = {value};" for name, value in constants.items()]

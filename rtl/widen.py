@@ -12,25 +12,15 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 from opennpe.golden import formats
-from opennpe.golden.commands import FIELDS, WIDEN
+from opennpe.golden.commands import FIELDS, WIDEN, widen_factor
 from opennpe.golden.spec import CoprocessorSpec
 
-__all__ = ["PART_BITS", "WIDEN_BITS", "Widen", "doublings", "factor", "last_part"]
+__all__ = ["PART_BITS", "WIDEN_BITS", "Widen", "doublings", "last_part"]
 
 WIDEN_BITS = dict(FIELDS["load"])["widen"]
 
 
-def factor(widen: int) -> int:
-    """Wide lines that a narrow one becomes: 1, 2 or 4.
-
-    Raises:
-        IndexError: no such widening.
-    """
-    pair = WIDEN[widen]
-    return 1 if pair is None else int(formats.get(pair[1]).bits // formats.get(pair[0]).bits)
-
-
-PART_BITS = ceil_log2(max(factor(index) for index in range(len(WIDEN))))
+PART_BITS = ceil_log2(max(widen_factor(index) for index in range(len(WIDEN))))
 
 
 def doublings(widen: Value) -> Value:
@@ -44,7 +34,7 @@ def last_part(widen: Value) -> Value:
 
 
 def _factors() -> list[int]:
-    return [factor(index) if index < len(WIDEN) else 1 for index in range(1 << WIDEN_BITS)]
+    return [widen_factor(index) if index < len(WIDEN) else 1 for index in range(1 << WIDEN_BITS)]
 
 
 class Widen(wiring.Component):
@@ -56,7 +46,7 @@ class Widen(wiring.Component):
     Attributes:
         line: In(L), the narrow line.
         widen: In, index into ``golden.commands.WIDEN``.
-        part: In, 0 to ``factor(widen) - 1``.
+        part: In, 0 to ``widen_factor(widen) - 1``.
         wide: Out(L).
     """
 
@@ -76,12 +66,12 @@ class Widen(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        chunks = {f: self._chunk(m, f) for f in {factor(i) for i in range(len(WIDEN))} - {1}}
+        chunks = {f: self._chunk(m, f) for f in {widen_factor(i) for i in range(len(WIDEN))} - {1}}
         with m.Switch(self.widen):
             for index, pair in enumerate(WIDEN):
                 if pair is not None:
                     with m.Case(index):
-                        m.d.comb += self.wide.eq(_widened(chunks[factor(index)], *pair))
+                        m.d.comb += self.wide.eq(_widened(chunks[widen_factor(index)], *pair))
             with m.Default():
                 m.d.comb += self.wide.eq(self.line)
         return m

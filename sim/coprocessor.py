@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden.commands import OPS, TARGETS, UNITS, WAITS, WIDEN
+from opennpe.golden.commands import OPS, TARGETS, UNITS, WAITS, WIDEN, widen_factor
 from opennpe.golden.errors import ProgramError
-from opennpe.golden.formats import get
 from opennpe.golden.program import Program
 from opennpe.golden.registers import Counters, MemorySettings
 from opennpe.golden.spec import CoprocessorSpec
@@ -29,6 +28,7 @@ from opennpe.sim.cycle_state import (
     C_TARGET,
     C_WAITS,
     OP_LOAD,
+    Machine,
     machine_of,
 )
 from opennpe.sim.exec_cycles import (
@@ -104,12 +104,8 @@ def cycles_of(
     """
     spec.check_coprocessor()
     table, schedule, busy, blocked = _table(spec, listed, address, lines)
-    pushed, begun, ended = (np.zeros(table.shape[1], dtype=np.int64) for _ in range(3))
-    total = np.zeros(4, dtype=np.int64)
     machine = machine_of(spec, settings or MemorySettings())
-    order = _order(table[C_OP])
-    if not simulate(machine, table, schedule, order, pushed, begun, ended, total, LIMIT):
-        raise ProgramError("the program never ends: commands wait for others that do not come")
+    pushed, begun, ended, total = _simulated(machine, table, schedule)
     counters = Counters(
         cycles=int(total[0]),
         busy=int(busy.sum()),
@@ -131,12 +127,19 @@ def unhindered(spec: CoprocessorSpec, listed: NDArray[np.uint8]) -> NDArray[np.i
         ProgramError: a list that never ends.
     """
     table, schedule, *_ = _table(spec, listed, 0, len(listed) // spec.line_bytes)
-    pushed, begun, ended = (np.zeros(table.shape[1], dtype=np.int64) for _ in range(3))
     machine = machine_of(spec, MemorySettings())._replace(queue=table.shape[1])
-    rest = (pushed, begun, ended, np.zeros(4, dtype=np.int64), LIMIT)
-    if not simulate(machine, table, schedule, _order(table[C_OP]), *rest):
+    return _simulated(machine, table, schedule)[1][1:-1]
+
+
+def _simulated(
+    machine: Machine, table: NDArray[np.int64], schedule: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], ...]:
+    """When each command was pushed, begun and ended, and the kernel's totals."""
+    times = [np.zeros(table.shape[1], dtype=np.int64) for _ in range(3)]
+    total = np.zeros(4, dtype=np.int64)
+    if not simulate(machine, table, schedule, _order(table[C_OP]), *times, total, LIMIT):
         raise ProgramError("the program never ends: commands wait for others that do not come")
-    return begun[1:-1]
+    return *times, total
 
 
 def _order(op: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -148,12 +151,7 @@ def _order(op: NDArray[np.int64]) -> NDArray[np.int64]:
     return order
 
 
-def _factor(widen: int) -> int:
-    pair = WIDEN[widen]
-    return 1 if pair is None else int(get(pair[1]).bits // get(pair[0]).bits)
-
-
-FACTORS = np.array([_factor(widen) if widen < len(WIDEN) else 1 for widen in range(8)])
+FACTORS = np.array([widen_factor(widen) if widen < len(WIDEN) else 1 for widen in range(8)])
 
 
 def _table(

@@ -38,7 +38,6 @@ class Machine(NamedTuple):
 def machine_of(spec: CoprocessorSpec, settings: MemorySettings) -> Machine:
     """The numbers of a spec and of memory settings."""
     memory = spec.memory
-    boundary = 4096 * 8 // memory.bus_bits
     unit_lines = UNIT_BYTES // spec.line_bytes
     return Machine(
         rows=spec.array.rows,
@@ -46,7 +45,7 @@ def machine_of(spec: CoprocessorSpec, settings: MemorySettings) -> Machine:
         exec_lines=unit_count("exec") * unit_lines,
         queue=memory.queue,
         beats=spec.beats_per_line,
-        burst=min(memory.burst_beats, boundary),
+        burst=spec.burst_beats,
         in_flight=memory.bursts_in_flight,
         read_latency=settings.read_latency,
         read_interval=settings.read_interval,

@@ -226,7 +226,7 @@ async def every_place_around_4_kib(dut: Any) -> None:
     """Transfers that end before, at and behind the boundary."""
     side = Side(dut, 4)
     await side.begin(0.1)
-    longest = axi.burst_beats(SPEC) // SPEC.beats_per_line
+    longest = SPEC.burst_beats // SPEC.beats_per_line
     offsets = [*range(longest + 2), 2 * longest]
     for before in offsets:
         address = 8192 - SIZE * before

@@ -205,7 +205,7 @@ class StoreHarness(Harness):
     def strengthen(self, m: Module, due: Signal, out: Signal) -> None:
         """How the registers hang together, for the induction."""
         unit, bus, burst = self.unit, self.unit.bus, self.unit.burst
-        longest = axi.burst_beats(unit.spec)
+        longest = unit.spec.burst_beats
         offered, due_soon = Signal(9), Signal(9)
         left = Signal(len(burst.left) + 1)
         room = longest - unit.in_burst

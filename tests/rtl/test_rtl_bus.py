@@ -13,13 +13,20 @@ from amaranth.hdl import Const, Value
 from amaranth.sim import Simulator
 from bench_axi_cycles import Setting, Trace, run_load, run_store, sometimes
 from opennpe.golden import catalog, formats
-from opennpe.golden.commands import PARAMETER_LINES, TABLE_LINES, TARGETS, WIDEN, Command
+from opennpe.golden.commands import (
+    PARAMETER_LINES,
+    TABLE_LINES,
+    TARGETS,
+    WIDEN,
+    Command,
+    widen_factor,
+)
 from opennpe.golden.errors import DeviceError
 from opennpe.golden.machine import Machine, Window
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import axi, load, widen
-from opennpe.rtl.widen import Widen, factor
+from opennpe.rtl.widen import Widen
 
 SPECS = [catalog.get(name) for name in ("EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "EDGE_16X16")]
 SHORT = replace(
@@ -63,8 +70,8 @@ def loads(spec: CoprocessorSpec, rng: np.random.Generator, count: int) -> Iterat
             lines = PARAMETER_LINES * int(rng.integers(1, 4))
             line = min(line, sizes[target] - lines // PARAMETER_LINES)
         elif target not in (WEIGHTS, COMMANDS):
-            lines = min(lines, sizes[target] // factor(pair))
-            line = min(line, sizes[target] - lines * factor(pair))
+            lines = min(lines, sizes[target] // widen_factor(pair))
+            line = min(line, sizes[target] - lines * widen_factor(pair))
         address = int(rng.integers(0, BYTES // spec.line_bytes - lines)) * spec.line_bytes
         if rng.random() < 1 / 3:
             address = 4096 - spec.line_bytes * int(rng.integers(1, lines + 1))
@@ -381,7 +388,7 @@ def test_widened_lines_are_golden(spec: CoprocessorSpec, pair: int) -> None:
 def unaligned(self: axi.Burst, spec: CoprocessorSpec) -> None:
     """Bursts of full length wherever they begin: some cross 4 KiB."""
     original(self, spec)
-    longest = axi.burst_beats(spec)
+    longest = spec.burst_beats
     self.last = self.left <= longest
     self.beats = Value.cast(Const(longest, 5))
 
