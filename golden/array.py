@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from opennpe.golden import formats, mac
 from opennpe.golden import layers as L
-from opennpe.golden import mac
 from opennpe.golden.network import Network
 from opennpe.golden.spec import ArraySpec, CoprocessorSpec
 
@@ -121,9 +121,11 @@ def layer_work(spec: CoprocessorSpec, network: Network, layer: L.Layer, batch: i
 
 def _mode(layer: L.Layer, ins: list[Any]) -> str:
     """The format whose lanes a layer runs in: the wider of its operands'."""
-    names = [t.format for t in ins]
+    names = [t.format for t in ins if t.format != formats.INDEX.name]
     if isinstance(layer, L.Conv | L.Linear):
         names.append(layer.weight_format)
+    if not names:
+        return str(formats.INDEX.name)
     return str(max(names, key=lambda name: int(mac.operand_format(name).bits)))
 
 

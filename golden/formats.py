@@ -24,8 +24,10 @@ from opennpe.golden.errors import FormatError
 __all__ = [
     "CATALOG",
     "ENGINE_FORMATS",
+    "INDEX",
     "FloatFormat",
     "Format",
+    "IndexFormat",
     "IntFormat",
     "PositFormat",
     "Underflow",
@@ -366,6 +368,39 @@ class IntFormat(Format):
         )
 
 
+@dataclass(frozen=True)
+class IndexFormat(Format):
+    """Unsigned integers that number rows of a table or flag what to keep: no arithmetic format.
+
+    A code is its value. Encoding takes whole numbers in range only: an index has no neighbour to
+    be rounded to.
+    """
+
+    kind: ClassVar[str] = "index"
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        table = np.arange(1 << self.bits, dtype=np.float64)
+        table.setflags(write=False)
+        return table
+
+    def encode(self, values: ArrayLike, underflow: Underflow = "minpos") -> Codes:
+        """Whole numbers (any shape) as they are.
+
+        Raises:
+            FormatError: a value that is no whole number, negative, or too large.
+        """
+        check_underflow(underflow)
+        x = np.asarray(values, dtype=np.float64)
+        bad = ~((x >= 0) & (x < 1 << self.bits) & (x == np.rint(x)))
+        if bad.any():
+            raise FormatError(
+                f"an index is a whole number from 0 to {(1 << self.bits) - 1}, got "
+                f"{float(x[bad].ravel()[0]):g}"
+            )
+        return x.astype(self.dtype)
+
+
 def check_underflow(underflow: str) -> None:
     """Refuse anything but the two underflow rules (DESIGN 1)."""
     if underflow not in ("minpos", "zero"):
@@ -390,6 +425,9 @@ CATALOG: dict[str, Format] = {
 }
 """Formats with a name of their own; ``posit(n,es)`` needs none."""
 
+INDEX = IndexFormat("index", 16)
+"""What row numbers and keep flags are held in: one 16-bit word each."""
+
 _POSIT = re.compile(r"posit\((\d{1,3}),\s*(\d)\)")
 
 
@@ -402,6 +440,8 @@ def get(name: str) -> Any:
     """
     if name in CATALOG:
         return CATALOG[name]
+    if name == INDEX.name:
+        return INDEX
     from opennpe.golden import block
 
     if name in block.CATALOG:

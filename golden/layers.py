@@ -3,6 +3,9 @@
 Tensors are laid out as in ONNX (N, C, spatial...). ``clip`` is a pair of real bounds applied
 exactly before the one rounding: relu is (0, inf), relu6 is (0, 6). Weights hold codes; their real
 value is ``decode(code) * 2**weight_scale[o]`` for output channel ``o``. Biases are real numbers.
+
+Inputs called *indices* are tensors of the format "index": row numbers, positions, and masks whose
+nonzero elements say what to keep.
 """
 
 from __future__ import annotations
@@ -16,21 +19,28 @@ from numpy.typing import NDArray
 __all__ = [
     "Activate",
     "Add",
+    "Append",
     "Clip",
     "Concat",
     "Conv",
     "Convert",
+    "Gather",
     "Layer",
     "LayerBase",
     "Linear",
     "MatMul",
     "Mul",
+    "Normalise",
     "Pad",
     "Pool",
+    "Reduce",
     "Reshape",
     "Resize",
+    "Rotary",
+    "Select",
     "Slice",
     "Softmax",
+    "StreamSoftmax",
     "Transpose",
 ]
 
@@ -187,6 +197,91 @@ class Softmax(LayerBase):
     log: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class StreamSoftmax(LayerBase):
+    """Softmax along the last axis in integers (:mod:`opennpe.golden.softmax`), for attention.
+
+    Inputs: logits; then any number of masks (indices that broadcast against them; an element is
+    kept where all of them are nonzero); then, where ``positioned``, one index: the position.
+
+    ``scale`` is real and multiplies the logits (1/sqrt(d)); it is folded into the unit's
+    multiplier. ``causal``: query i keeps keys up to ``i + offset + position``. ``unit``: what
+    differs from the default :class:`~opennpe.golden.softmax.SoftmaxSpec`; the parameters are the
+    layer's own, so that its bits do not depend on a co-processor. A row with nothing kept is all
+    zeros.
+    """
+
+    scale: float = 1.0
+    causal: bool = False
+    offset: int = 0
+    positioned: bool = False
+    unit: tuple[tuple[str, int | str], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Normalise(LayerBase):
+    """Layer or RMS normalisation along the last axis (:mod:`opennpe.golden.layer_norm`).
+
+    Two roundings: ``x_hat`` to ``inner_format`` at ``inner_scale``, then ``gamma * x_hat + beta``
+    to the output. ``gamma``: codes (C,) with real value ``decode(code) * 2**weight_scale``;
+    ``beta``: float64 (C,), which enters the sum on the products' grid. Without ``gamma`` (and then
+    without ``beta``) x_hat is converted to the output, which may be the inner format itself.
+    ``unit``: what differs from the default :class:`~opennpe.golden.layer_norm_spec.NormSpec`.
+    """
+
+    kind: Literal["layer", "rms"]
+    epsilon: float
+    gamma: Codes | None = None
+    beta: NDArray[np.float64] | None = None
+    weight_format: str = "posit16"
+    weight_scale: int = 0
+    inner_format: str = "posit16"
+    inner_scale: int = 0
+    unit: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(LayerBase):
+    """Rows of a table by number: inputs are a table (V, ...) and indices of any shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rotary(LayerBase):
+    """Rotary position embedding of (..., T, D): ``x * cos + rotate(x) * sin``, one rounding.
+
+    ``cos``, ``sin``: codes (P, R/2), a row a position, in ``weight_format``; the first R <= D
+    elements rotate, the others pass. ``rotate`` pairs element i with i + R/2, or neighbours where
+    ``interleaved``. Row t of x takes table row ``t + position``, the position being a second
+    input (one index, or T of them: one a row, then not counted up) where there is one, else 0.
+    """
+
+    cos: Codes
+    sin: Codes
+    weight_format: str = "posit16"
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Append(LayerBase):
+    """A cache (..., S, D) with the rows from a position on replaced: inputs are the cache, the
+    new rows (..., n, D) and one index, the position. New codes are converted to the cache's
+    format and scale, which are the output's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Select(LayerBase):
+    """``a`` where the index is nonzero, else ``b``: inputs are indices, a and b, broadcast."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce(LayerBase):
+    """Sum or mean over axes, which stay with extent 1: an exact sum, and for the mean the exact
+    reciprocal rule of average pooling (decision 0004)."""
+
+    kind: Literal["sum", "mean"]
+    axes: tuple[int, ...]
+
+
 Layer = Union[  # noqa: UP007 - a runtime alias that tools can list
     Conv,
     Linear,
@@ -203,4 +298,11 @@ Layer = Union[  # noqa: UP007 - a runtime alias that tools can list
     Activate,
     Convert,
     Softmax,
+    StreamSoftmax,
+    Normalise,
+    Gather,
+    Rotary,
+    Append,
+    Select,
+    Reduce,
 ]

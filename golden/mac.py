@@ -38,8 +38,10 @@ GROUP_BITS = 128
 
 
 def operand_format(f: Any) -> Any:
-    """The format object for a name or a format; block formats are refused here."""
+    """The format object for a name or a format; block formats and indices are refused here."""
     fmt = formats.get(f) if isinstance(f, str) else f
+    if fmt.kind == "index":
+        raise FormatError(f"{fmt.name} numbers rows: no arithmetic is done in it")
     if fmt.kind == "block":
         raise FormatError(
             f"{fmt.name} is block-scaled: decode its blocks to {fmt.element_name} codes and "

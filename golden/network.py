@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden import formats, shapes
 from opennpe.golden import layers as L
-from opennpe.golden.errors import DataError, NetworkError
+from opennpe.golden.errors import DataError, FormatError, NetworkError
 
 __all__ = ["Network", "Tensor", "encode_inputs"]
 
@@ -75,6 +75,7 @@ class Network:
                         f"layer '{layer.name}' reads '{name}' before anything writes it"
                     )
             out = self._tensor(layer.output, f"layer '{layer.name}'")
+            _check_indices(layer, [self.tensors[n] for n in layer.inputs], out)
             shape = shapes.output_shape(layer, [self.tensors[n].shape for n in layer.inputs])
             if shape != out.shape:
                 raise NetworkError(
@@ -122,6 +123,41 @@ class Network:
         return 0
 
 
+def _check_indices(layer: L.Layer, ins: list[Tensor], out: Tensor) -> None:
+    """Indices where a layer takes indices, numbers everywhere else.
+
+    Raises:
+        NetworkError: naming the layer and the tensor.
+    """
+    given = [t.format == formats.INDEX.name for t in ins]
+    moved = isinstance(layer, _MOVES) and all(given)
+    if moved:
+        wanted = given
+    else:
+        first, last = _INDEX_INPUTS.get(type(layer), (len(ins), len(ins)))
+        wanted = [first <= i < last for i in range(len(ins))]
+    for tensor, is_index, takes in zip(ins, given, wanted, strict=True):
+        if is_index != takes and not (is_index and isinstance(layer, L.Convert)):
+            what = "indices" if takes else "numbers"
+            raise NetworkError(
+                f"layer '{layer.name}' takes {what} where '{tensor.name}' is {tensor.format}"
+            )
+    if (out.format == formats.INDEX.name) != moved and not isinstance(layer, L.Convert):
+        raise NetworkError(f"layer '{layer.name}' cannot write '{out.name}' as {out.format}")
+
+
+_MOVES = (L.Reshape, L.Transpose, L.Slice, L.Concat, L.Resize)
+_MANY = 1 << 30
+_INDEX_INPUTS: dict[type, tuple[int, int]] = {
+    L.Gather: (1, 2),
+    L.StreamSoftmax: (1, _MANY),
+    L.Rotary: (1, 2),
+    L.Append: (2, 3),
+    L.Select: (0, 1),
+}
+"""The inputs that are indices, by position: from the first to before the last."""
+
+
 def encode_inputs(
     network: Network,
     inputs: Mapping[str, Any],
@@ -153,7 +189,9 @@ def encode_inputs(
             wanted = ("N", *expected) if network.batch_axis == 0 else expected
             text = ", ".join(map(str, wanted))
             raise DataError(f"input '{name}' has shape {array.shape}, expected ({text})")
-        if array.dtype.kind == "u":
+        if tensor.format == formats.INDEX.name:
+            encoded[name] = _indices(tensor, array)
+        elif array.dtype.kind == "u":
             encoded[name] = formats.get(tensor.format).check_codes(array)
         elif array.dtype.kind in "fi":
             encoded[name] = encode(tensor, array, underflow)
@@ -163,3 +201,17 @@ def encode_inputs(
     if network.batch_axis == 0 and len(set(sizes.values())) > 1:
         raise DataError(f"inputs hold different numbers of samples: {sizes}")
     return encoded
+
+
+def _indices(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
+    """Row numbers or flags as indices.
+
+    Raises:
+        DataError: values that are no whole numbers an index holds.
+    """
+    try:
+        if array.dtype.kind not in "bui":
+            raise FormatError(f"indices are integers, got {array.dtype} values")
+        return tensor.encode(array)
+    except FormatError as error:
+        raise DataError(f"input '{tensor.name}': {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import activations, formats, mac, window
+from opennpe.golden import activations, attention, formats, mac, rotary, window
 from opennpe.golden import layers as L
 from opennpe.golden.errors import NetworkError
 from opennpe.golden.network import Network, Tensor, encode_inputs
@@ -320,4 +320,11 @@ _HANDLERS: dict[type, Callable[..., Codes]] = {
     L.Activate: _activate,
     L.Convert: _convert,
     L.Softmax: _softmax,
+    L.StreamSoftmax: attention.stream_softmax,
+    L.Normalise: attention.normalise,
+    L.Gather: attention.gather,
+    L.Rotary: rotary.rotary,
+    L.Append: attention.append,
+    L.Select: attention.select,
+    L.Reduce: attention.reduce,
 }

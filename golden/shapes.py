@@ -90,6 +90,66 @@ def _concat(layer: L.Concat, shapes: Sequence[Shape]) -> Shape:
     return (*first[:axis], total, *first[axis + 1 :])
 
 
+def _fits(layer: L.LayerBase, what: str, shape: Shape, target: Shape) -> None:
+    """Refuse a shape that does not broadcast against another without enlarging it."""
+    if _broadcast(layer, shape, target) != target:
+        raise NetworkError(f"layer '{layer.name}': {what} of shape {shape} does not fit {target}")
+
+
+def _one_index(layer: L.LayerBase, shape: Shape) -> None:
+    if math.prod(shape) != 1:
+        raise NetworkError(f"layer '{layer.name}': a position is one index, got shape {shape}")
+
+
+def _stream_softmax(layer: L.StreamSoftmax, shapes: Sequence[Shape]) -> Shape:
+    x, masks = shapes[0], shapes[1:]
+    if layer.positioned:
+        if len(shapes) < 2:
+            raise NetworkError(f"layer '{layer.name}': it has a position but no input for it")
+        _one_index(layer, shapes[-1])
+        masks = masks[:-1]
+    if len(x) < (2 if layer.causal else 1):
+        raise NetworkError(f"layer '{layer.name}': no rows of logits in shape {x}")
+    for mask in masks:
+        _fits(layer, "a mask", mask, x)
+    return x
+
+
+def _normalise(layer: L.Normalise, x: Shape) -> Shape:
+    for what, values in (("gamma", layer.gamma), ("beta", layer.beta)):
+        if values is not None and values.shape != x[-1:]:
+            raise NetworkError(
+                f"layer '{layer.name}': {what} of shape {values.shape} for the last axis of {x}"
+            )
+    if not x or (layer.gamma is None and layer.beta is not None):
+        raise NetworkError(f"layer '{layer.name}': needs an axis, and gamma where there is beta")
+    return x
+
+
+def _rotary(layer: L.Rotary, shapes: Sequence[Shape]) -> Shape:
+    x, table = shapes[0], layer.cos.shape
+    if len(table) != 2 or layer.sin.shape != table or len(x) < 2 or 2 * table[1] > x[-1]:
+        raise NetworkError(
+            f"layer '{layer.name}': tables {table} and {layer.sin.shape} do not rotate shape {x}"
+        )
+    if len(shapes) > 1 and math.prod(shapes[1]) not in (1, x[-2]):
+        raise NetworkError(f"layer '{layer.name}': {shapes[1]} positions for shape {x}")
+    if len(shapes) == 1 and table[0] < x[-2]:
+        raise NetworkError(
+            f"layer '{layer.name}': tables of {table[0]} positions for {x[-2]} rows"
+        )
+    return x
+
+
+def _append(layer: L.Append, shapes: Sequence[Shape]) -> Shape:
+    cache, new, position = shapes
+    _one_index(layer, position)
+    fits = len(cache) == len(new) >= 2 and new[-2] <= cache[-2]
+    if not fits or (*cache[:-2], cache[-1]) != (*new[:-2], new[-1]):
+        raise NetworkError(f"layer '{layer.name}': rows {new} do not fit a cache {cache}")
+    return cache
+
+
 def output_shape(layer: L.Layer, shapes: Sequence[Shape]) -> Shape:
     """The shape a layer writes, given those it reads.
 
@@ -129,6 +189,20 @@ def output_shape(layer: L.Layer, shapes: Sequence[Shape]) -> Shape:
                 raise NetworkError(f"layer '{layer.name}': cannot reshape {x} to {shape}")
         case L.Transpose():
             shape = tuple(x[axis] for axis in layer.permutation)
+        case L.StreamSoftmax():
+            shape = _stream_softmax(layer, shapes)
+        case L.Normalise():
+            shape = _normalise(layer, x)
+        case L.Gather():
+            shape = (*shapes[1], *x[1:])
+        case L.Rotary():
+            shape = _rotary(layer, shapes)
+        case L.Append():
+            shape = _append(layer, shapes)
+        case L.Select():
+            shape = _broadcast(layer, *shapes)
+        case L.Reduce():
+            shape = tuple(1 if i in layer.axes else n for i, n in enumerate(x))
         case _:
             shape = x
     if any(n < 1 for n in shape):
@@ -152,8 +226,15 @@ def keeps_batch(
             return len(out) >= 2
         case L.MatMul():
             return len(out) >= 3 and all(len(s) == len(out) for s in dynamic)
-        case L.Add() | L.Mul():
-            return all(len(s) == len(out) for s in dynamic)
+        case L.Add() | L.Mul() | L.Select() | L.StreamSoftmax() | L.Append() | L.Rotary():
+            least = 3 if isinstance(layer, L.Append | L.Rotary) else 2
+            return len(out) >= least and all(len(s) == len(out) for s in dynamic)
+        case L.Normalise():
+            return len(out) >= 2
+        case L.Gather():
+            return constant[0]
+        case L.Reduce():
+            return 0 not in layer.axes
         case L.Concat():
             return layer.axis != 0
         case L.Resize():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import formats
+from opennpe.golden import attention, formats, mac
 from opennpe.golden import layers as L
 from opennpe.golden.errors import NetworkError, OpenNPEError
 from opennpe.golden.network import Network, Tensor
@@ -167,6 +167,7 @@ def _check(network: Network) -> None:
     for name, codes in network.constants.items():
         formats.get(network.tensors[name].format).check_codes(codes)
     for layer in network.layers:
+        _check_parameters(layer)
         if isinstance(layer, L.Conv | L.Linear):
             formats.get(layer.weight_format).check_codes(layer.weights)
             channels = layer.weights.shape[:1]
@@ -174,3 +175,40 @@ def _check(network: Network) -> None:
                 raise NetworkError(f"layer '{layer.name}' needs an integer scale a channel")
             if layer.bias.shape != channels or not np.isfinite(layer.bias).all():
                 raise NetworkError(f"layer '{layer.name}' needs a finite bias a channel")
+
+
+def _check_parameters(layer: L.Layer) -> None:
+    """Codes and numbers of the layers of transformers."""
+    match layer:
+        case L.StreamSoftmax():
+            attention.unit(layer)
+            if not (math.isfinite(layer.scale) and layer.scale > 0):
+                raise NetworkError(f"layer '{layer.name}' needs a positive scale")
+            _whole(layer, "offset", layer.offset)
+        case L.Normalise():
+            attention.norm_unit(layer)
+            for name in (layer.weight_format, layer.inner_format):
+                mac.operand_format(name)
+            if layer.gamma is not None:
+                formats.get(layer.weight_format).check_codes(layer.gamma)
+            if layer.beta is not None and not np.isfinite(layer.beta.astype(np.float64)).all():
+                raise NetworkError(f"layer '{layer.name}' needs a finite beta a channel")
+            if not (math.isfinite(layer.epsilon) and layer.epsilon >= 0):
+                raise NetworkError(f"layer '{layer.name}' needs an epsilon of at least 0")
+            if layer.kind not in ("layer", "rms"):
+                raise NetworkError(f"layer '{layer.name}' has no normalisation '{layer.kind}'")
+            _whole(layer, "scales", layer.weight_scale, layer.inner_scale)
+        case L.Rotary():
+            for codes in (layer.cos, layer.sin):
+                mac.operand_format(layer.weight_format).check_codes(codes)
+        case L.Reduce():
+            if layer.kind not in ("sum", "mean"):
+                raise NetworkError(f"layer '{layer.name}' has no reduction '{layer.kind}'")
+            _whole(layer, "axes", *layer.axes)
+        case _:
+            pass
+
+
+def _whole(layer: L.LayerBase, what: str, *values: Any) -> None:
+    if not all(isinstance(v, int) and abs(v) < 1 << 16 for v in values):
+        raise NetworkError(f"layer '{layer.name}' has the {what} {values}: expected whole numbers")
