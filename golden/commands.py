@@ -21,6 +21,8 @@ __all__ = [
     "KINDS",
     "OPS",
     "PARAMETER_LINES",
+    "ROW_KINDS",
+    "SETTINGS",
     "SIGNED",
     "TABLE_LINES",
     "TARGETS",
@@ -47,12 +49,17 @@ WIDEN = (None, ("fp4", "posit8"), ("posit4", "posit8"), ("fp4", "posit16"), ("po
 """Formats before and after a load's or a fill's widening; none is index 0."""
 WIDENED = ("buffer", "weights")
 """Targets of a load that may widen."""
-KINDS = ("dense", "depth", "max")
+KINDS = ("dense", "depth", "max", "sparse", "transpose", "softmax", "norm")
 """How an exec maps a layer: see :mod:`opennpe.golden.machine`."""
+ROW_KINDS = ("softmax", "norm")
+"""Kinds that take a row of elements twice and have no weights."""
 PARAMETER_LINES = 12
 """Lines of a channel tile's parameters: 8 of the biases' 16-bit words, low first, then 4 shifts."""
 TABLE_LINES = 256
 """Entries of the activation table: a line each, the same code in every word."""
+
+SETTINGS = 3
+"""32-bit words of what a row unit is told of numbers."""
 
 _HEAD = (("op", 4), *((name, 16) for name in WAITS))
 
@@ -79,7 +86,7 @@ FIELDS: Mapping[str, tuple[tuple[str, int], ...]] = {
     ),
     "exec": (
         *_HEAD,
-        ("kind", 2),
+        ("kind", 3),
         ("mode_a", 2),
         ("mode_b", 2),
         ("out", 2),
@@ -129,10 +136,21 @@ FIELDS: Mapping[str, tuple[tuple[str, int], ...]] = {
         ("low", 16),
         ("high", 16),
         ("table", 1),
+        # Sparse: the stream of micro-operations (golden.microops).
+        ("block_rows", 2),  # log2 of the output channels that share a record
+        ("delta", 2),  # index into microops.DELTAS
+        ("weight_widen", 3),  # of the records' weights
+        ("stream_lines", 16),
+        ("inputs", 16),  # input channels; of softmax and norm, the elements of a row
+        # Softmax and norm.
+        ("causal", 1),  # a row keeps one element more than the row before
+        ("keep", 16),  # elements that the first row keeps
+        ("out_shift", 10),
+        *((f"setting{i}", 32) for i in range(SETTINGS)),
     ),
     "store": (*_HEAD, ("line", 20), ("lines", 20), ("address", 32)),
 }
-SIGNED = frozenset({"iy", "ix", "limit"})
+SIGNED = frozenset({"iy", "ix", "limit", "out_shift"})
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,19 @@ def _loaded(spec: CoprocessorSpec, command: C.Command) -> dict[str, Lines]:
 
 def _executed(spec: CoprocessorSpec, command: C.Command) -> Touched:
     names = [spec.mac.formats[command[m]] for m in ("mode_a", "mode_b", "out")]
+    kind = C.KINDS[command["kind"]]
+    if kind == "sparse":
+        return _sparse(spec, command)
+    if kind == "transpose":
+        share = lanes.lanes(names[0])
+        elements = _row_elements(command, share)
+        tiles = -(-command["lines"] // spec.array.rows)
+        block, element = np.ogrid[: -(-tiles // share), :elements]
+        lines = command["out_line"] + block * command["out_tile"] + element
+        return Touched({"operands": _operands(spec, command)}, {"buffer": np.unique(lines)})
+    if kind in C.ROW_KINDS:
+        results = _results(command, names, command["blocks"])
+        return Touched({"operands": _operands(spec, command)}, {"buffer": results})
     taps = command["kernel_y"] * command["kernel_x"]
     steps = command["blocks"] * taps
     per_word = lanes.lanes(names[0])
@@ -188,14 +201,43 @@ def _executed(spec: CoprocessorSpec, command: C.Command) -> Touched:
     }
     if command["table"]:
         reads["table"] = np.zeros(1, dtype=np.int64)
-    writes = {"buffer": _results(command, names)} if command["finish"] else {}
+    finish = command["finish"]
+    writes = {"buffer": _results(command, names, command["tiles"])} if finish else {}
     return Touched(reads, writes)
+
+
+def _row_elements(command: C.Command, per_word: int) -> int:
+    """Elements of a pixel that a walk without taps meets."""
+    last = (command["last_words"] - 1) * per_word + command["last_elements"]
+    return (command["blocks"] - 1) * command["words"] * per_word + last
+
+
+def _sparse(spec: CoprocessorSpec, command: C.Command) -> Touched:
+    """A sparse exec: any input channel may be read."""
+    block, columns = 1 << command["block_rows"], spec.line_words
+    _, _, base = exec_places(spec, command)
+    first = base[:, :1] // columns + np.arange(command["inputs"])
+    channels = command["tiles"] * block
+    q = np.arange(len(base), dtype=np.int64)[:, None]
+    share = spec.array.rows // block
+    lines = command["out_line"] + q // share * command["out_tile"] + np.arange(channels)
+    lines = lines + q % share * command["out_block"]
+    return Touched(
+        {
+            "operands": np.unique(first % (COUNTS // columns) % spec.memory.operand_lines),
+            "weights": _range(
+                command["weight_line"], command["stream_lines"], spec.memory.weight_lines
+            ),
+            "parameters": _range(command["parameter"], -(-channels // columns)),
+        },
+        {"buffer": np.unique(lines)},
+    )
 
 
 def _operands(spec: CoprocessorSpec, command: C.Command) -> Lines:
     """Lines of operands that pixels which count read."""
     iy, ix, base = exec_places(spec, command)
-    dense = C.KINDS[command["kind"]] == "dense"
+    dense = C.KINDS[command["kind"]] in ("dense", "transpose")
     size, columns = spec.memory.operand_lines, spec.line_words
     seen = np.zeros(size, dtype=bool)
     for n in range(1 if dense and not command["channel_step"] else command["tiles"]):
@@ -217,10 +259,10 @@ def _operands(spec: CoprocessorSpec, command: C.Command) -> Lines:
     return np.nonzero(seen)[0]
 
 
-def _results(command: C.Command, names: list[str]) -> Lines:
+def _results(command: C.Command, names: list[str], count: int) -> Lines:
     wide, out = lanes.lanes(names[0]), lanes.lanes(names[2])
     own = np.arange(command["lines"], dtype=np.int64) + command["out_line"]
-    tiles = np.arange(command["tiles"], dtype=np.int64)[:, None, None]
+    tiles = np.arange(count, dtype=np.int64)[:, None, None]
     if out > wide:
         return np.unique(own + tiles * wide // out * command["out_tile"])
     parts = np.arange(wide // out, dtype=np.int64)[None, :, None]

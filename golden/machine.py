@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden import commands as C
-from opennpe.golden import exact, formats, lanes
+from opennpe.golden import exact, formats, lanes, machine_kinds, machine_rows
 from opennpe.golden.errors import DeviceError, ProgramError
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 
-__all__ = ["Executed", "Machine", "Window", "exec_places", "widened"]
+__all__ = ["Executed", "Machine", "Window", "exec_places", "exec_slots", "widened"]
 
 ADDRESS_WORDS = 1 << 16
 """Operand addresses wrap here, and earlier at the memory's end."""
@@ -61,9 +61,17 @@ def widened(words: Words, widen: int) -> Words:
     return lanes.pack(pair[1], wide).reshape(-1, words.shape[1])
 
 
+def exec_slots(spec: CoprocessorSpec, command: C.Command) -> tuple[int, int]:
+    """Rows with a pixel of their own in a tile, and pixel lines of the whole exec."""
+    kind = C.KINDS[command["kind"]]
+    if kind == "sparse":
+        return spec.array.rows >> command["block_rows"], command["lines"] >> command["block_rows"]
+    return 1 if kind in C.ROW_KINDS else spec.array.rows, command["lines"]
+
+
 def exec_places(spec: CoprocessorSpec, command: C.Command) -> tuple[Ints, Ints, Ints]:
     """Input row, input column and base word of every pixel: int64 (lines, folds) each."""
-    folds, rows, lines = 1 << command["fold"], spec.array.rows, command["lines"]
+    folds, (rows, lines) = 1 << command["fold"], exec_slots(spec, command)
     slots, tiles = rows * folds, -(-lines // rows)
     place = np.zeros((tiles, 3, slots), dtype=np.int64)
     if tiles:
@@ -267,16 +275,86 @@ class Machine:
     # -- exec --------------------------------------------------------------------------------
     def _exec(self, command: C.Command) -> None:
         names = [self.spec.mac.formats[command[m]] for m in ("mode_a", "mode_b", "out")]
-        if formats.get(names[0]).bits != formats.get(names[1]).bits or command["kind"] > 2:
-            raise stop(1, f"kind {command['kind']} in {names[0]} by {names[1]}")
+        kind = command["kind"]
+        if formats.get(names[0]).bits != formats.get(names[1]).bits or kind >= len(C.KINDS):
+            raise stop(1, f"kind {kind} in {names[0]} by {names[1]}")
         if (1 << command["fold"]) > self.spec.line_words or command["fold"] > 2:
             raise stop(1, f"fold {command['fold']}")
+        if C.KINDS[kind] not in ("dense", "depth", "max"):
+            what = machine_kinds.illegal(self.spec, command)
+            if what:
+                raise stop(1, what)
+            own = "rows" if C.KINDS[kind] in C.ROW_KINDS else C.KINDS[kind]
+            getattr(self, f"_{own}")(command, names)
+            return
         whole = command["begin"] and command["finish"]
         if not whole and (command["tiles"] != 1 or command["lines"] > self.spec.array.rows):
             raise stop(1, "a part of a sum of more than one tile")
         tiles = [self._tile(command, names, n) for n in range(command["tiles"])]
         if command["finish"]:
             self._results(command, names, np.stack(tiles))
+
+    def _lines_of(self, command: C.Command, offset: Ints) -> Ints:
+        """Codes (places, offsets, columns, lanes) of whole lines of operands."""
+        iy, ix, base = (part[:, 0] for part in exec_places(self.spec, command))
+        columns = self.spec.line_words
+        first = (base[:, None] + offset) // columns * columns
+        inside = _inside(command, iy, ix, 0, 0)[:, None, None]
+        name = self.spec.mac.formats[command["mode_a"]]
+        return self._read(command, name, first[..., None] + np.arange(columns), inside)
+
+    def _sparse(self, command: C.Command, names: list[str]) -> None:
+        """Output channels by a stream of records, pixels in columns and lanes."""
+        spec, a = self.spec, names[0]
+        block = 1 << command["block_rows"]
+        weights = self.state.weights
+        lines = (command["weight_line"] + np.arange(command["stream_lines"])) % len(weights)
+
+        def read(channels: Ints) -> Ints:
+            return self._lines_of(command, channels * spec.line_words)
+
+        try:
+            sums, nan = machine_kinds.sparse_sums(spec, command, weights[lines], read)
+        except ProgramError as error:
+            raise stop(8, str(error)) from error
+        channel = np.arange(command["tiles"] * block)
+        tile = command["parameter"] + channel // spec.line_words
+        if tile[-1] >= len(self.state.parameters):
+            raise stop(2, f"channel tile {tile[-1]} of the parameters")
+        found = [self._parameters(self.state.parameters[t], a) for t in np.unique(tile)]
+        # A channel's numbers are those of its column's lane 0.
+        bias, shift = (np.concatenate([f[i][:, 0] for f in found])[channel] for i in (0, 1))
+        by_channel = (1, command["tiles"], block, 1, 1)
+        sums = exact.plus(sums, bias.reshape(by_channel))
+        exponent = exact.grid(a, names[1]) + shift.reshape(by_channel)
+        exponent = np.broadcast_to(exponent, sums.shape)
+        codes = exact.rounded(names[2], sums, nan, exponent, spec.underflow)
+        if command["clamp"]:
+            codes = exact.clamped(names[2], codes, command["low"], command["high"])
+        share = spec.array.rows // block
+        for q in range(len(codes)):
+            line = command["out_line"] + q // share * command["out_tile"]
+            line += q % share * command["out_block"]
+            flat = codes[q].reshape(len(channel), spec.line_words, -1)
+            self._write(line, lanes.pack(names[2], flat))
+
+    def _transpose(self, command: C.Command, names: list[str]) -> None:
+        """An element of every row's pixel becomes part of a line of pixels."""
+        spec, name = self.spec, names[0]
+        codes = self._elements(command, name, 0)[:, 0]
+        share = lanes.lanes(name)
+        for element, tile, own in machine_kinds.transposed(codes, spec.array.rows):
+            line = command["out_line"] + element + tile // share * command["out_tile"]
+            self._write_part(line, name, own[None], tile % share * len(own))
+
+    def _rows(self, command: C.Command, names: list[str]) -> None:
+        """Softmax or norm of rows of whole lines."""
+        spec = self.spec
+        codes = self._lines_of(command, np.arange(command["blocks"]) * command["block_step"])
+        lines, blocks = codes.shape[:2]
+        found = machine_rows.row_results(spec, command, codes.reshape(lines, -1))
+        shaped = found.reshape(lines, blocks, spec.line_words, -1).transpose(1, 0, 2, 3)
+        self._results(command, names, shaped)
 
     def _tile(self, command: C.Command, names: list[str], n: int) -> Ints:
         """Result codes (lines, columns, lanes) of one channel tile, or nothing yet."""
@@ -333,9 +411,8 @@ class Machine:
         words = np.where(inside, flat[address % ADDRESS_WORDS % len(flat)], 0)
         return lanes.unpack(name, words)
 
-    def _dense(
-        self, command: C.Command, name: str, n: int, weights: exact.Operand
-    ) -> tuple[Any, Any]:
+    def _elements(self, command: C.Command, name: str, n: int) -> Ints:
+        """Codes (lines, folds, steps) of every pixel's sum for a channel tile."""
         iy, ix, base = exec_places(self.spec, command)
         per_word = lanes.lanes(name)
         found = []
@@ -349,7 +426,12 @@ class Machine:
             if last:
                 codes = codes[..., : codes.shape[-1] - per_word + command["last_elements"]]
             found.append(codes)
-        left = exact.Operand(name, np.concatenate(found, axis=-1))
+        return np.concatenate(found, axis=-1)
+
+    def _dense(
+        self, command: C.Command, name: str, n: int, weights: exact.Operand
+    ) -> tuple[Any, Any]:
+        left = exact.Operand(name, self._elements(command, name, n))
         folds, columns = 1 << command["fold"], self.spec.line_words
         parts = []
         for fold in range(folds):

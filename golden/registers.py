@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 IDENTITY = 0x4F4E5045  # "ONPE"
-VERSION = 1
+VERSION = 2
 """Of the commands and registers; a program of another version is refused."""
 WINDOW_BYTES = 256
 
@@ -59,6 +59,7 @@ CAUSES = (
     "an error response to a read",
     "an error response to a write",
     "commands that wait for what does not come",
+    "a malformed stream of weights",
 )
 
 
