@@ -13,6 +13,7 @@ __all__ = [
     "OpenNPEError",
     "PolicyError",
     "ProgramError",
+    "SparseError",
     "SpecError",
     "ToolError",
 ]
@@ -64,3 +65,7 @@ class CompileError(OpenNPEError):
 
 class DeviceError(OpenNPEError):
     """The co-processor stopped with an error; the message gives its cause."""
+
+
+class SparseError(OpenNPEError):
+    """Packed sparse weights break an invariant, or weights do not fit a packing."""
