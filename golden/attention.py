@@ -32,6 +32,7 @@ __all__ = [
     "softmax_output",
     "stream_softmax",
     "unit",
+    "x_hat",
 ]
 
 Codes = NDArray[Any]
@@ -120,23 +121,27 @@ def stream_softmax(
 
 
 # -- normalisation -----------------------------------------------------------------------------
-def normalise(
-    spec: Any, layer: L.Normalise, ins: list[Tensor], values: list[Codes], out: Tensor
-) -> Codes:
-    """``gamma * x_hat + beta``: x_hat rounded to the inner format, the sum to the output."""
-    x = ins[0]
-    inner = Tensor(layer.name, x.shape, layer.inner_format, layer.inner_scale)
-    codes = layer_norm.normalise(
+def x_hat(spec: Any, layer: L.Normalise, x: Tensor, codes: Codes) -> Codes:
+    """Normalised rows in the layer's inner format and scale."""
+    return layer_norm.normalise(
         norm_unit(layer),
-        values[0],
+        codes,
         x.format,
         x.scale,
         kind=layer.kind,
         epsilon=layer.epsilon,
-        out=inner.format,
-        out_shift=-inner.scale,
+        out=layer.inner_format,
+        out_shift=-layer.inner_scale,
         underflow=spec.underflow,
     )
+
+
+def normalise(
+    spec: Any, layer: L.Normalise, ins: list[Tensor], values: list[Codes], out: Tensor
+) -> Codes:
+    """``gamma * x_hat + beta``: x_hat rounded to the inner format, the sum to the output."""
+    inner = Tensor(layer.name, ins[0].shape, layer.inner_format, layer.inner_scale)
+    codes = x_hat(spec, layer, ins[0], values[0])
     if layer.gamma is None:
         return convert(codes, inner, out, spec.underflow)
     names = (inner.format, layer.weight_format)

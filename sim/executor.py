@@ -16,7 +16,7 @@ from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError
 from opennpe.golden.network import Network, Tensor, encode_inputs
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.sim import cpu, elementwise, movement, pooling, product
+from opennpe.sim import attention, cpu, elementwise, movement, pooling, product
 from opennpe.sim.encode import MAX_SCALE, encode
 from opennpe.sim.softmax import softmax
 from opennpe.sim.tables import Unsuited
@@ -157,6 +157,8 @@ def run(
 
 def _encode(tensor: Tensor, values: Any, underflow: formats.Underflow) -> Codes:
     """``Tensor.encode`` by the rounding kernel."""
+    if tensor.format == formats.INDEX.name:
+        return tensor.encode(values)
     reals = np.asarray(values, dtype=np.float64)
     if abs(tensor.scale) > MAX_SCALE:
         return tensor.encode(reals, underflow)
@@ -238,4 +240,11 @@ _HANDLERS: dict[type, Handler] = {
     L.Reshape: movement.reshape,
     L.Transpose: movement.transpose,
     L.Softmax: softmax,
+    L.StreamSoftmax: attention.stream_softmax,
+    L.Normalise: attention.normalise,
+    L.Gather: attention.rows,
+    L.Rotary: attention.rotary,
+    L.Append: attention.append,
+    L.Select: attention.select,
+    L.Reduce: attention.reduce,
 }
