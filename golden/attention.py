@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import formats, layer_norm, mac
+from opennpe.golden import formats, layer_norm, mac, softmax
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError, NetworkError, SpecError
 from opennpe.golden.network import Tensor
@@ -29,7 +29,6 @@ __all__ = [
     "position",
     "reduce",
     "select",
-    "softmax_output",
     "stream_softmax",
     "unit",
     "x_hat",
@@ -40,14 +39,12 @@ Unit = TypeVar("Unit")
 
 
 # -- softmax -----------------------------------------------------------------------------------
-def unit(layer: L.StreamSoftmax) -> Any:
+def unit(layer: L.StreamSoftmax) -> softmax.SoftmaxSpec:
     """The softmax unit's parameters that a layer carries.
 
     Raises:
         NetworkError: parameters that the unit does not have, or that contradict each other.
     """
-    from opennpe.golden import softmax
-
     return _made(layer, softmax.SoftmaxSpec)
 
 
@@ -91,33 +88,21 @@ def kept(layer: L.StreamSoftmax, shape: Sequence[int], indices: Sequence[Codes])
     return keep
 
 
-def softmax_output(out: Tensor) -> Tensor:
-    """What the unit writes for an output tensor: itself if it is posit8 or posit16, else posit16
-    at the same scale, converted (a second rounding)."""
-    if out.format in ("posit8", "posit16"):
-        return out
-    return Tensor(out.name, out.shape, "posit16", out.scale)
-
-
 def stream_softmax(
     spec: Any, layer: L.StreamSoftmax, ins: list[Tensor], values: list[Codes], out: Tensor
 ) -> Codes:
     """The unit's softmax of every row."""
-    from opennpe.golden import softmax
-
-    x, written = ins[0], softmax_output(out)
-    keep = kept(layer, values[0].shape, values[1:])
-    codes = softmax.softmax(
-        unit(layer),
+    x, chosen = ins[0], unit(layer)
+    return softmax.softmax(
+        chosen,
         values[0],
         x.format,
-        softmax.multiplier(layer.scale * 2.0**x.scale),
-        keep=None if keep is None else np.broadcast_to(keep, values[0].shape),
-        out=written.format,
-        out_shift=-written.scale,
+        softmax.multiplier(layer.scale * 2.0**x.scale, chosen.multiplier_bits),
+        keep=kept(layer, values[0].shape, values[1:]),
+        out=out.format,
+        out_shift=-out.scale,
         underflow=spec.underflow,
     )
-    return convert(codes, written, out, spec.underflow)
 
 
 # -- normalisation -----------------------------------------------------------------------------

@@ -57,6 +57,22 @@ CASES = {
                          inner_format="posit8", inner_scale=1), [(4, 10)],
     ),
     "rms": (lambda r: _gamma(r, "rms", 12, beta=False), [(1, 2, 12)]),
+    "softmax": (lambda r: L.StreamSoftmax("layer", (), "y", 0.3), [(2, 3, 11)]),
+    "softmax-mask": (
+        lambda r: L.StreamSoftmax("layer", (), "y", 0.25),
+        [(2, 3, 4, 5), np.array([[[[1, 0, 2, 1, 1]]], [[[0, 0, 0, 0, 0]]]]), np.array([1, 1, 1, 1, 0])],
+    ),
+    "softmax-causal": (
+        lambda r: L.StreamSoftmax("layer", (), "y", 1.0, True, 2), [(2, 3, 6)],
+    ),
+    "softmax-at": (
+        lambda r: L.StreamSoftmax("layer", (), "y", 0.7, True, positioned=True),
+        [(2, 2, 9), np.array([5])],
+    ),
+    "softmax-cut": (
+        lambda r: L.StreamSoftmax("layer", (), "y", 0.5, unit=(("mode", "truncating"),)),
+        [(3, 10)],
+    ),
     "append": (lambda r: L.Append("layer", (), "y"), [(1, 2, 9, 4), (1, 2, 3, 4), np.array([5])]),
     "gather": (lambda r: L.Gather("layer", (), "y"), [(9, 4), np.array([[0, 8, 3], [3, 3, 1]])]),
     "select": (
@@ -67,8 +83,8 @@ CASES = {
     "mean-middle": (lambda r: L.Reduce("layer", (), "y", "mean", (1,)), [(2, 5, 3)]),
     "sum": (lambda r: L.Reduce("layer", (), "y", "sum", (0, 2)), [(3, 4, 6)]),
 }  # fmt: skip
-UNIT_ONLY = ("norm", "rms")
-"""Cases whose input the normalisation unit decodes: engine formats only."""
+UNIT_ONLY = ("norm", "rms", "softmax")
+"""Cases whose input a unit decodes: engine formats only."""
 
 
 def made(name, pair, rng):
