@@ -195,8 +195,8 @@ class NormSpec:
             ("second_times", self._digits(self.middle_bits)),
             ("second_square", self._digits(self.middle_bits)),
             ("second_step", self._digits(self.middle_bits)),
-            ("offset", self._digits(self.rsqrt_bits + 1)),
             ("factor", self._digits(self.count_bits)),
+            ("offset", self._digits(self.rsqrt_bits + 1)),
         )
 
     def _digits(self, bits: int) -> int:
@@ -210,8 +210,11 @@ class NormSpec:
     @property
     def turnaround(self) -> int:
         """Cycles from the last beat of pass 1 accepted to the first of pass 2 accepted."""
-        accumulated = self.stages.index("accumulate") + 1
-        return accumulated + sum(cycles for _, cycles in self.schedule)
+        steps = sum(cycles for _, cycles in self.schedule)
+        # The schedule begins when the last beat is in the sums. Its last step is needed only by
+        # accumulate, its last but one by multiply: a beat may be on its way there.
+        accumulated, offset = self.stages.index("accumulate"), self.schedule[-1][1]
+        return accumulated + steps - min(offset, accumulated - 1)
 
     def cycles(self, beats: int) -> int:
         """Cycles that a row of so many beats a pass occupies the unit's input."""

@@ -298,5 +298,5 @@ def test_specs_that_are_refused(change: dict[str, int], text: str) -> None:
 
 @pytest.mark.fast
 def test_cycles() -> None:
-    assert (SPEC.latency, SPEC.turnaround) == (6, 27)
-    assert SPEC.cycles(10) == 46
+    assert (SPEC.latency, SPEC.turnaround) == (6, 24)
+    assert SPEC.cycles(10) == 43
