@@ -148,7 +148,7 @@ def logit(spec: SoftmaxSpec, name: str, factor: Multiplier) -> Int:
     left, right = np.clip(shift, 0, spec.logit_bits), np.clip(-shift, 0, 62)
     rounded = ((product << left) + ((np.int64(1) << right) >> 1)) >> right
     limit = 1 << (spec.logit_bits - 1)
-    t = np.clip(rounded, -limit, limit - 1)
+    t = np.asarray(np.clip(rounded, -limit, limit - 1), dtype=np.int64)
     t.setflags(write=False)
     return t
 
@@ -261,8 +261,11 @@ def _elements(
             f"{spec.max_length}: split it or choose a spec with more carry_bits"
         )
     mantissa, exponent = int(factor[0]), int(factor[1])
-    if not 0 <= mantissa < 1 << spec.multiplier_bits:
-        raise DataError(f"the multiplier has {spec.multiplier_bits} bits, got {mantissa}")
+    if mantissa.bit_length() != spec.multiplier_bits or mantissa < 0:
+        raise DataError(
+            f"the multiplier's mantissa has exactly {spec.multiplier_bits} bits, got {mantissa}: "
+            "use softmax.multiplier"
+        )
     _check_range("the multiplier's exponent", exponent, MULTIPLIER_EXPONENT_BITS)
     kept = np.ones(array.shape, dtype=bool)
     if keep is not None:
@@ -372,7 +375,7 @@ def deferred(
     s, e, largest = _sum(spec, row)
     exponent = row.exponent - largest - spec.mantissa_bits
     result = _finish(row, row.mantissa, exponent, out, out_shift, underflow)
-    relative = np.where(s > 0, e - largest - spec.reciprocal_bits, 0)
+    relative = np.where(s > 0, e - largest, 0) - spec.reciprocal_bits
     return Deferred(result, s[..., 0], relative[..., 0])
 
 

@@ -41,7 +41,8 @@ def ext_exp(x: ArrayLike) -> tuple[Float, Float]:
 
 def _power(exponent: Float) -> Float:
     """2**exponent for exponents up to 0; 0 below float64's range."""
-    return np.ldexp(1.0, np.maximum(np.nan_to_num(exponent, neginf=-2000.0), -2000).astype(int))
+    whole = np.maximum(np.nan_to_num(exponent, neginf=-2000.0), -2000.0).astype(np.int64)
+    return np.asarray(np.ldexp(1.0, whole))
 
 
 def two_pass(x: ArrayLike) -> Float:
