@@ -13,10 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from opennpe.golden import formats, lanes
 from opennpe.golden.errors import FormatError
 
-__all__ = ["FOLDS", "Layout"]
+__all__ = ["FOLDS", "Axis", "Layout"]
 
 FOLDS = (1, 2, 4)
 """Pixels that a line may hold."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """``size`` steps of ``stride`` channels or pixels (``of``) of a tensor as it is stored."""
+
+    of: str
+    size: int
+    stride: int
 
 
 @dataclass(frozen=True)

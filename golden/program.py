@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from opennpe.golden import activations, formats
 from opennpe.golden.commands import Command, decode
 from opennpe.golden.errors import OpenNPEError, ProgramError
-from opennpe.golden.layout import Layout
+from opennpe.golden.layout import Axis, Layout
 from opennpe.golden.machine import Window
 from opennpe.golden.network import Tensor
 from opennpe.golden.registers import VERSION
@@ -51,6 +51,9 @@ class Symbol:
         shape: as the network has it; the same codes in the same order.
         scale: exponent of its unit.
         role: one of ``ROLES``.
+        axes: how the codes in the order of ``shape`` lie in the layout, outermost first; unless
+            given they are channels, then pixels.
+        channel: the first channel, where there are axes.
     """
 
     name: str
@@ -59,19 +62,38 @@ class Symbol:
     shape: tuple[int, ...]
     scale: int
     role: str
+    axes: tuple[Axis, ...] = ()
+    channel: int = 0
+
+    @property
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Channel and pixel of every code, row-major (codes,)."""
+        layout = self.layout
+        if not self.axes:
+            codes = np.arange(layout.channels * layout.pixels)
+            return codes // layout.pixels, codes % layout.pixels
+        found = {"channel": np.array([self.channel]), "pixel": np.zeros(1, dtype=np.int64)}
+        for axis in self.axes:
+            step = np.arange(axis.size)[None] * axis.stride
+            for of, held in found.items():
+                moved = step if of == axis.of else 0 * step
+                found[of] = (held[:, None] + moved).reshape(-1)
+        return found["channel"], found["pixel"]
 
     def write(self, memory: NDArray[np.uint8], codes: Codes) -> None:
         """Put the tensor's codes, of its shape, into the memory."""
         layout = self.layout
-        shaped = np.asarray(codes).reshape(layout.channels, layout.height, layout.width)
-        data = layout.pack(shaped).astype("<u2").tobytes()
+        shaped = np.zeros((layout.channels, layout.pixels), dtype=np.asarray(codes).dtype)
+        shaped[self.places] = np.asarray(codes).reshape(-1)
+        data = layout.pack(shaped.reshape(-1, layout.height, layout.width)).astype("<u2").tobytes()
         memory[self.address : self.address + layout.bytes] = np.frombuffer(data, dtype=np.uint8)
 
     def read(self, memory: NDArray[np.uint8]) -> Codes:
         """The tensor's codes, in its shape."""
         raw = memory[self.address : self.address + self.layout.bytes]
         words = raw.view("<u2").reshape(self.layout.lines, self.layout.columns)
-        return self.layout.unpack(words).reshape(self.shape)
+        codes = self.layout.unpack(words).reshape(self.layout.channels, self.layout.pixels)
+        return np.asarray(codes[self.places].reshape(self.shape))
 
 
 @dataclass(frozen=True)
@@ -109,6 +131,8 @@ def facts(spec: CoprocessorSpec) -> dict[str, Any]:
         "underflow": spec.underflow,
         "shift_bits": spec.engine.shift_bits,
         **{name: getattr(memory, name) for name in names},
+        **{f"softmax_{name}": value for name, value in vars(spec.softmax_unit).items()},
+        **{f"norm_{name}": value for name, value in vars(spec.norm_unit).items()},
     }
 
 
@@ -167,9 +191,7 @@ class Program:
                 raise ProgramError(f"tensor '{symbol.name}' has lines of another width")
             if not 0 <= symbol.address <= symbol.address + symbol.layout.bytes <= self.size:
                 raise ProgramError(f"tensor '{symbol.name}' lies outside the memory")
-            layout = symbol.layout
-            whole = math.prod(symbol.shape) == layout.channels * layout.pixels
-            if not whole or any(n < 1 for n in symbol.shape):
+            if not _whole(symbol) or any(n < 1 for n in symbol.shape):
                 raise ProgramError(f"tensor '{symbol.name}' has a shape that is not its layout's")
             names.add(symbol.name)
         for output in self.outputs:
@@ -243,6 +265,20 @@ class Program:
                 codes = output.host.run(shaped, self.facts["underflow"])
             found[output.tensor.name] = np.asarray(codes).reshape(output.tensor.shape)
         return found
+
+
+def _whole(symbol: Symbol) -> bool:
+    """Whether a tensor's axes walk over as many codes as it has, all of them in its layout."""
+    total, layout = math.prod(symbol.shape), symbol.layout
+    if not symbol.axes:
+        return total == layout.channels * layout.pixels
+    last = {"channel": symbol.channel, "pixel": 0}
+    for axis in symbol.axes:
+        if axis.of not in last or axis.size < 1 or axis.stride < 1:
+            return False
+        last[axis.of] += (axis.size - 1) * axis.stride
+    inside = last["channel"] < layout.channels and last["pixel"] < layout.pixels
+    return inside and symbol.channel >= 0 and total == math.prod(a.size for a in symbol.axes)
 
 
 def _check_output(output: Output, symbol: Symbol) -> None:
@@ -367,6 +403,8 @@ def _symbol(item: dict[str, Any]) -> Symbol:
         shape,
         _integer(item["scale"]),
         str(item["role"]),
+        tuple(Axis(str(a["of"]), _integer(a["size"]), _integer(a["stride"])) for a in item["axes"]),
+        _integer(item["channel"]),
     )
 
 
