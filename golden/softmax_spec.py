@@ -183,14 +183,18 @@ class SoftmaxSpec:
         return -(-(self.reciprocal_bits + 2) // self.reciprocal_step)
 
     @property
+    def window_cycles(self) -> int:
+        """Cycles that the leading bits of the sum are brought to their place in."""
+        return int(self.mode == "exact")
+
+    @property
     def turnaround(self) -> int:
         """Cycles from the last beat of pass 1 accepted to the first of pass 2 accepted.
 
-        The sum is complete, its leading bits are found (the exact sum's window first), divided,
-        the quotient rounded; meanwhile the first beat of pass 2 comes up to "normalise".
+        The sum is complete, its leading bits are found, divided by, the quotient rounded; meanwhile
+        the first beat of pass 2 comes up to "normalise".
         """
-        leading = 2 if self.mode == "exact" else 1
-        ready = len(self.sum_stages) + leading + self.reciprocal_cycles + 1
+        ready = len(self.sum_stages) + self.window_cycles + 1 + self.reciprocal_cycles + 1
         return ready - self.stages.index("normalise")
 
     def row_cycles(self, length: int) -> int:
