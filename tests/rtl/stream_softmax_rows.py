@@ -95,7 +95,11 @@ class Unit:
         self.spec = spec
         if verilog is None:
             verilog = verilated.remembered(lambda: convert(Softmax(spec), TOP), TOP, repr(spec))
-        sources = {f"{TOP}.v": verilog, "layout.h": _layout(spec), HARNESS.name: HARNESS.read_text()}
+        sources = {
+            f"{TOP}.v": verilog,
+            "layout.h": _layout(spec),
+            HARNESS.name: HARNESS.read_text(),
+        }
         self._replay = ctypes.CDLL(str(verilated.library(TOP, sources))).replay
         self._replay.restype = ctypes.c_int
         self.words = -(-spec.total_bits // 64)
@@ -126,12 +130,8 @@ class Unit:
         )
         assert not status, f"the unit {FAILURES[status]}"
         exponents, divisors, places, accepted, offered = found
-        whole = sum(
-            totals[:, word].astype(object) << 64 * word for word in range(self.words)
-        )
-        return Outcome(
-            codes, whole, exponents, divisors, places, accepted.reshape(-1, 2), offered
-        )
+        whole = sum(totals[:, word].astype(object) << 64 * word for word in range(self.words))
+        return Outcome(codes, whole, exponents, divisors, places, accepted.reshape(-1, 2), offered)
 
 
 def expect(spec: SoftmaxSpec, batch: Rows) -> Outcome:
@@ -192,7 +192,9 @@ def random_settings(spec: SoftmaxSpec, rng: Rng, outs: tuple[str, ...]) -> Setti
     """Formats, shifts and multipliers from usual to absurd."""
     bits = spec.multiplier_bits
     usual = softmax.multiplier(float(2.0 ** rng.uniform(-6, 3)), bits)
-    mantissa = int(rng.choice([1 << bits - 1, (1 << bits) - 1, rng.integers(1 << bits - 1, 1 << bits)]))
+    mantissa = int(
+        rng.choice([1 << bits - 1, (1 << bits) - 1, rng.integers(1 << bits - 1, 1 << bits)])
+    )
     odd = mantissa, int(rng.choice([-512, 511, rng.integers(-60, 30), rng.integers(-30, 0)]))
     shift = int(rng.choice([0, rng.integers(-4, 13), rng.integers(-512, 512)], p=[0.3, 0.6, 0.1]))
     return Settings(
@@ -232,9 +234,7 @@ def random_codes(name: str, shape: tuple[int, ...], rng: Rng, nan: bool) -> NDAr
     return codes.reshape(shape).astype(np.uint16)
 
 
-def random_rows(
-    spec: SoftmaxSpec, settings: Settings, count: int, longest: int, rng: Rng
-) -> Rows:
+def random_rows(spec: SoftmaxSpec, settings: Settings, count: int, longest: int, rng: Rng) -> Rows:
     """``count`` rows of 1 to ``longest`` elements; masks, NaR, partial tiles, noise in them."""
     fmt = formats.get(settings.format)
     holds_nan = fmt.nan_code is not None and settings.out not in ("fp4", *FIXED)
