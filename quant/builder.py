@@ -15,6 +15,9 @@ from opennpe.quant.onnx_reader import Node, check_elements
 
 __all__ = ["Builder"]
 
+MOVES = (L.Reshape, L.Transpose, L.Slice, L.Concat, L.Resize)
+"""Layers that move indices as they move numbers."""
+
 
 class Builder:
     """Collects layers; names are ONNX's, extra tensors are ``<output>:<n>``.
@@ -26,6 +29,10 @@ class Builder:
         layers: in execution order.
         hints, weight_hints: see :class:`opennpe.quant.graph.Graph`.
         quantised: scale and zero point of values that ONNX holds as integer codes.
+        indices: tensors that hold row numbers or masks.
+        flags: values of two numbers that a mask chooses from (:mod:`opennpe.quant.masks`).
+        masked: logits with a mask added, which only a softmax may read.
+        nan_tests: what an IsNaN was asked of, by the answer's name.
     """
 
     def __init__(self, opset: int) -> None:
@@ -38,6 +45,10 @@ class Builder:
         self.weight_hints: dict[str, Hint] = {}
         self.constant_hints: dict[str, Hint] = {}
         self.quantised: dict[str, tuple[float, float]] = {}
+        self.indices: set[str] = set()
+        self.flags: dict[str, Any] = {}
+        self.masked: dict[str, Any] = {}
+        self.nan_tests: dict[str, str] = {}
         self.alias: dict[str, str] = {}
         self._layer_names: set[str] = set()
         self._count = 0
@@ -55,6 +66,8 @@ class Builder:
         """A value's shape, constant or not."""
         if name in self.constants:
             return tuple(self.constants[name].shape)
+        if name in self.flags:
+            return tuple(self.flags[name].shape)
         return self.shapes[self.tensor(name)]
 
     def constant(self, node: Node, index: int, what: str, default: Any = None) -> Array | Any:
@@ -84,6 +97,12 @@ class Builder:
         name = self.fresh(base)
         self.operands[name] = self.finite(values, f"constant '{name}'")
         self.shapes[name] = values.shape
+        return name
+
+    def new_mask(self, base: str, keep: Array) -> str:
+        """A constant mask of our own: 1 where kept."""
+        name = self.new_operand(base, keep.astype(np.float64))
+        self.indices.add(name)
         return name
 
     @staticmethod
@@ -123,7 +142,7 @@ class Builder:
         """
         layer = dataclasses.replace(layer, name=self.layer_name(layer.name))
         given = [self.shapes[n] for n in layer.inputs]
-        for field in ("weights", "bias", "slope", "scale", "offset"):
+        for field in ("weights", "bias", "slope", "scale", "offset", "gamma", "beta"):
             values = getattr(layer, field, None)
             if isinstance(values, np.ndarray) and not isinstance(layer, L.Resize):
                 self.finite(values, f"layer '{layer.name}': its {field}")
@@ -136,6 +155,8 @@ class Builder:
                 f"layer '{layer.name}' cannot read the shapes {', '.join(map(str, given))}"
             ) from error
         self.shapes[layer.output] = check_elements(shape, f"the output of layer '{layer.name}'")
+        if isinstance(layer, MOVES) and all(n in self.indices for n in layer.inputs):
+            self.indices.add(layer.output)
         self.layers.append(layer)
         return str(layer.output)
 

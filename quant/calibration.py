@@ -60,6 +60,8 @@ def observe(graph: Graph, samples: Any) -> Samples:
     rng = np.random.default_rng(0)
 
     def note(name: str, values: Array) -> None:
+        if name in graph.indices:
+            return
         parts.setdefault(name, []).append(_sample(values, share, rng))
 
     for batch in batches:

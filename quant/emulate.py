@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from opennpe.golden import formats, mac, pooling
 from opennpe.golden import layers as L
-from opennpe.golden.network import Network
+from opennpe.golden.network import Network, Tensor
 from opennpe.golden.rounding import reciprocal
 from opennpe.quant import float_eval
 from opennpe.quant.graph import Array, Graph
@@ -32,6 +32,7 @@ def real_graph(network: Network) -> Graph:
         layers=tuple(_real(network, layer) for layer in network.layers),
         shapes={name: tensor.shape for name, tensor in network.tensors.items()},
         constants={n: network.tensors[n].decode(c) for n, c in network.constants.items()},
+        indices=frozenset(n for n, t in network.tensors.items() if t.format == formats.INDEX.name),
         name=network.name,
     )
 
@@ -48,6 +49,12 @@ def _real(network: Network, layer: L.Layer) -> L.Layer:
         return replace(layer, weights=np.ldexp(values, side), bias=bias)
     if isinstance(layer, L.Activate) and layer.slope is not None:
         return replace(layer, slope=formats.get(SLOPE_FORMAT).decode(layer.slope))
+    if isinstance(layer, L.Normalise) and layer.gamma is not None:
+        gamma = formats.get(layer.weight_format).decode(layer.gamma)
+        return replace(layer, gamma=np.ldexp(gamma, layer.weight_scale))
+    if isinstance(layer, L.Rotary):
+        fmt = formats.get(layer.weight_format)
+        return replace(layer, cos=fmt.decode(layer.cos), sin=fmt.decode(layer.sin))
     return layer
 
 
@@ -70,11 +77,21 @@ def emulate(
             given = [values[n] for n in layer.inputs]
             if isinstance(layer, L.Add):
                 given = _entering(network, layer, given)
-            result = float_eval.run_layer(graph, layer, given)
+            if isinstance(layer, L.Normalise):
+                result = _normalised(layer, given[0], underflow)
+            else:
+                result = float_eval.run_layer(graph, layer, given)
             if isinstance(layer, L.Pool) and layer.kind == "average":
                 result = _averaged(network, layer, given[0], result)
             write(layer.output, result)
     return values
+
+
+def _normalised(layer: L.Normalise, x: Array, underflow: formats.Underflow) -> Array:
+    """Both roundings of a normalisation but the last."""
+    inner = Tensor(layer.name, x.shape, layer.inner_format, layer.inner_scale)
+    rows = inner.decode(inner.encode(float_eval.x_hat(layer, x), underflow))
+    return float_eval.normalised(layer, rows)
 
 
 def _entering(network: Network, layer: L.Layer, given: list[Array]) -> list[Array]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from opennpe.golden import attention, shapes
 from opennpe.golden import layers as L
-from opennpe.golden import shapes
 from opennpe.golden.errors import DataError
 from opennpe.golden.pooling import average_counts, patches
+from opennpe.golden.rotary import halves, position_rows
 from opennpe.quant.graph import Array, Graph
 
-__all__ = ["check_inputs", "evaluate", "run_layer"]
+__all__ = ["check_inputs", "evaluate", "normalised", "run_layer", "x_hat"]
 
 CHUNK_ELEMENTS = 1 << 24
 """Largest matrix of windows that is built at once."""
@@ -236,8 +238,81 @@ def _softmax(graph: Graph, layer: L.Softmax, values: list[Array]) -> Array:
     return np.asarray(shifted - np.log(total) if layer.log else np.exp(shifted) / total)
 
 
+def _stream_softmax(graph: Graph, layer: L.StreamSoftmax, values: list[Array]) -> Array:
+    x = values[0] * np.asarray(layer.scale, values[0].dtype)
+    keep = attention.kept(layer, x.shape, values[1:])
+    if keep is None:
+        keep = np.ones((), bool)
+    shifted = np.where(keep, x, -np.inf)
+    powers = np.exp(shifted - np.maximum(shifted.max(axis=-1, keepdims=True), -1e30))
+    total = powers.sum(axis=-1, keepdims=True)
+    return np.asarray(powers / np.where(total > 0, total, 1))
+
+
+def x_hat(layer: L.Normalise, x: Array) -> Array:
+    """Normalised rows, before gamma and beta."""
+    centred = x - x.mean(axis=-1, keepdims=True) if layer.kind == "layer" else x
+    power = np.square(centred).mean(axis=-1, keepdims=True) + layer.epsilon
+    return np.asarray(centred / np.sqrt(power))
+
+
+def normalised(layer: L.Normalise, rows: Array) -> Array:
+    """Gamma and beta, real, on normalised rows."""
+    if layer.gamma is not None:
+        rows = rows * layer.gamma.astype(rows.dtype)
+    if layer.beta is not None:
+        rows = rows + layer.beta.astype(rows.dtype)
+    return np.asarray(rows)
+
+
+def _rotary(graph: Graph, layer: L.Rotary, values: list[Array]) -> Array:
+    x = values[0]
+    index = position_rows(layer, x.shape[-2], values[1] if len(values) > 1 else None)
+    cos, sin = (t[index].astype(x.dtype) for t in (layer.cos, layer.sin))
+    first, second = halves(layer, x.shape[-1])
+    result = np.array(x)
+    result[..., first] = x[..., first] * cos - x[..., second] * sin
+    result[..., second] = x[..., second] * cos + x[..., first] * sin
+    return result
+
+
+def _append(graph: Graph, layer: L.Append, values: list[Array]) -> Array:
+    result, start = np.array(values[0]), attention.position(layer, values[2])
+    result[..., start : start + values[1].shape[-2], :] = values[1]
+    return result
+
+
+def _gather(graph: Graph, layer: L.Gather, values: list[Array]) -> Array:
+    index = values[1].astype(np.int64)
+    attention.check_rows(layer, index, len(values[0]))
+    return np.asarray(values[0][index])
+
+
+def _reduce(graph: Graph, layer: L.Reduce, values: list[Array]) -> Array:
+    function = np.mean if layer.kind == "mean" else np.sum
+    return np.asarray(function(values[0], axis=layer.axes, keepdims=True))
+
+
+ERF_STEP, ERF_END = 1 / 512, 6.0
+"""Spacing of the points that erf is expanded around, and where it is 1 to the last bit."""
+
+
+@lru_cache(maxsize=1)
+def _erf_points() -> tuple[Array, Array]:
+    points = np.arange(-ERF_END, ERF_END + ERF_STEP, ERF_STEP)
+    slopes = 2 / math.sqrt(math.pi) * np.exp(-points * points)
+    return np.array([math.erf(p) for p in points]), slopes
+
+
 def _erf(x: Array) -> Array:
-    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x)).astype(x.dtype)
+    """Four terms of Taylor's series around the nearest point: within 1e-15."""
+    held = np.clip(x.astype(np.float64), -ERF_END, ERF_END)
+    index = np.nan_to_num(np.rint((held + ERF_END) / ERF_STEP)).astype(np.int64)
+    point = index * ERF_STEP - ERF_END
+    values, slopes = _erf_points()
+    d, square = held - point, point * point
+    series = 1 + d * (-point + d * ((2 * square - 1) / 3 + d * point * (3 - 2 * square) / 6))
+    return np.asarray(values[index] + slopes[index] * d * series).astype(x.dtype)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -289,4 +364,11 @@ _HANDLERS: dict[type, Callable[[Graph, Any, list[Array]], Any]] = {
     L.Activate: _activate,
     L.Convert: lambda g, layer, v: v[0],
     L.Softmax: _softmax,
+    L.StreamSoftmax: _stream_softmax,
+    L.Normalise: lambda g, layer, v: normalised(layer, x_hat(layer, v[0])),
+    L.Gather: _gather,
+    L.Rotary: _rotary,
+    L.Append: _append,
+    L.Select: lambda g, layer, v: np.where(v[0] != 0, v[1], v[2]),
+    L.Reduce: _reduce,
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from opennpe.golden import layers as L
+from opennpe.quant import fold_attention
 from opennpe.quant.builder import Builder
 from opennpe.quant.graph import Affine, Array, conv
 
@@ -54,6 +55,17 @@ class _State:
         self.layers = result
         self.index()
 
+    def drop_dead(self) -> None:
+        """Layers that no output needs go."""
+        needed = set(self.outputs)
+        kept = []
+        for layer in reversed(self.layers):
+            if layer.output in needed:
+                needed.update(layer.inputs)
+                kept.append(layer)
+        self.layers = kept[::-1]
+        self.index()
+
     def rename(self, old: str, new: str) -> None:
         """Every reader of ``old`` reads ``new``, which inherits what the model said of it."""
         if old in self.builder.hints:
@@ -81,15 +93,23 @@ def optimise(
         Golden layers only, and the constants they may read.
     """
     state = _State(layers, outputs, builder)
-    _drop_dead(state)
+    state.drop_dead()
     rules: tuple[Callable[[_State, Any], bool], ...] = (
         _drop_identity,
         _merge_reshapes,
+        fold_attention.transpose_inside,
         _silu,
         _gelu,
+        fold_attention.gelu_tanh,
         _join_affines,
+        fold_attention.norm,
+        fold_attention.affine_into_norm,
         _affine_into_product,
         _affine_before_product,
+        fold_attention.stream,
+        fold_attention.affine_past_moves,
+        fold_attention.affine_past_matmul,
+        fold_attention.affine_into_softmax,
         _pad_into_window,
         _clip_into_producer,
     )
@@ -97,7 +117,8 @@ def optimise(
     for layer in [item for item in state.layers if isinstance(item, Affine)]:
         state.swap([layer], _plain(state, layer))
     _exhaust(state, (_clip_into_producer,))
-    _drop_dead(state)
+    state.drop_dead()
+    state.layers = fold_attention.plain_means(state.layers, builder.shapes)
     return state.layers, dict(builder.operands)
 
 
@@ -109,17 +130,6 @@ def _exhaust(state: _State, rules: Sequence[Callable[[_State, Any], bool]]) -> N
             for layer in list(state.layers):
                 if state.writer.get(layer.output) is layer and rule(state, layer):
                     changed = True
-
-
-def _drop_dead(state: _State) -> None:
-    needed = set(state.outputs)
-    kept = []
-    for layer in reversed(state.layers):
-        if layer.output in needed:
-            needed.update(layer.inputs)
-            kept.append(layer)
-    state.layers = kept[::-1]
-    state.index()
 
 
 # -- moves -------------------------------------------------------------------------------------
@@ -356,7 +366,7 @@ def _pad_into_window(state: _State, layer: Any) -> bool:
     pads = tuple(p + q for p, q in zip(layer.pads, (*begins[2:], *ends[2:]), strict=True))
     new = replace(layer, inputs=pad.inputs, pads=pads)
     state.swap([layer], [new])
-    _drop_dead(state)
+    state.drop_dead()
     return True
 
 

@@ -142,6 +142,7 @@ class Graph:
         constants: float64 constants by name.
         hints: formats and scales the model states for activations, by tensor.
         weight_hints: the same for weights, by layer name.
+        indices: tensors and constants that are row numbers or masks.
         name: the model's file name.
     """
 
@@ -152,6 +153,7 @@ class Graph:
     constants: Mapping[str, Array] = field(default_factory=dict)
     hints: Mapping[str, Hint] = field(default_factory=dict)
     weight_hints: Mapping[str, Hint] = field(default_factory=dict)
+    indices: frozenset[str] = frozenset()
     name: str = "model"
 
     @cached_property

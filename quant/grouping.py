@@ -27,7 +27,9 @@ def moves(layer: L.Layer) -> bool:
         return layer.kind == "max"
     if isinstance(layer, L.Resize):
         return all(index.shape[1] == 1 for index in layer.indices)
-    return isinstance(layer, L.Concat | L.Pad | L.Slice | L.Reshape | L.Transpose)
+    return isinstance(
+        layer, L.Concat | L.Pad | L.Slice | L.Reshape | L.Transpose | L.Append | L.Select
+    )
 
 
 class Grouping:
@@ -41,7 +43,8 @@ class Grouping:
         method: str,
     ) -> None:
         self.graph, self.samples, self.policy, self.method = graph, samples, policy, method
-        names = [*graph.inputs, *(layer.output for layer in graph.layers)]
+        every = (*graph.inputs, *(layer.output for layer in graph.layers))
+        names = [name for name in every if name not in graph.indices]
         self.parent = {name: name for name in names}
         self.from_model: set[str] = set()
         self.formats = self._choose_formats(names)
@@ -73,13 +76,15 @@ class Grouping:
     def _choose_formats(self, names: list[str]) -> dict[str, str]:
         """Explicit outputs decide, then what readers ask for (the widest), then the default."""
         for layer in self.graph.layers:
-            if moves(layer):
+            if moves(layer) and layer.output in self.parent:
                 for name in self._tensors(layer):
                     self.parent[self.root(name)] = self.root(layer.output)
         outputs: dict[str, list[str]] = {}
         inputs: dict[str, list[str]] = {}
         own: dict[str, str] = {}
         for layer in self.graph.layers:
+            if layer.output not in self.parent:
+                continue
             choice = self.policy.choice(layer.name)
             if choice.output is not None:
                 outputs.setdefault(self.root(layer.output), []).append(choice.output)
@@ -138,17 +143,20 @@ class Grouping:
     def _link_moves(self) -> None:
         for layer in self.graph.layers:
             if moves(layer) and not isinstance(layer, L.Concat):
-                self._try_join(layer.inputs[0], layer.output)
+                for name in layer.inputs:
+                    self._try_join(name, layer.output)
 
     def _try_join(self, a: str, b: str) -> None:
-        if a in self.parent and self.formats[a] == self.formats[b]:
+        if a in self.parent and b in self.parent and self.formats[a] == self.formats[b]:
             self._join(a, b)
 
     def _link_cheap(self) -> None:
         """Concat and relu-like layers share a scale where nobody loses by it."""
         for layer in self.graph.layers:
             forward = isinstance(layer, L.Activate) and layer.kind in FORWARDING
-            if not forward and not isinstance(layer, L.Concat):
+            if (not forward and not isinstance(layer, L.Concat)) or (
+                layer.output not in self.parent
+            ):
                 continue
             for name in self._tensors(layer):
                 if self.formats[name] == self.formats[layer.output] and self._cheap(

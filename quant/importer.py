@@ -13,7 +13,9 @@ from opennpe.golden.errors import ModelError
 from opennpe.quant import (
     fold,
     fold_constants,
+    masks,
     onnx_reader,
+    ops_attention,
     ops_elementwise,
     ops_linear,
     ops_quant,
@@ -43,11 +45,14 @@ OPERATORS: dict[str, Translator] = {
     **ops_spatial.OPERATORS,
     **ops_resize.OPERATORS,
     **ops_quant.OPERATORS,
+    **ops_attention.OPERATORS,
+    **masks.OPERATORS,
 }
 """ONNX operator to the function that translates it."""
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
-MICROSOFT_GELU = ("com.microsoft", "Gelu")
+MICROSOFT = ("Gelu", "FastGelu", "QuickGelu", "SimplifiedLayerNormalization")
+"""Operators of onnxruntime's own domain."""
 NO_INPUT = ("Constant", "Shape", "Size")
 
 
@@ -66,6 +71,7 @@ def load_onnx(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
         model = onnx_reader.read(path, dims)
         builder = Builder(model.opset)
         builder.shapes.update(model.inputs)
+        builder.indices.update(model.indices)
         builder.constants.update(model.initialisers)
         _translate(builder, model)
         return _finish(builder, model)
@@ -120,7 +126,7 @@ def _refusal(node: Node) -> str | None:
     """Why a node is refused whatever its inputs, or None."""
     if node.domain in QONNX_DOMAINS and node.op in ("Quant", "IntQuant"):
         return None
-    if node.domain and (node.domain, node.op) != MICROSOFT_GELU:
+    if node.domain and not (node.domain == "com.microsoft" and node.op in MICROSOFT):
         return f"operator of the domain '{node.domain}'"
     types = onnx.AttributeProto
     if any(a.type in (types.GRAPH, types.GRAPHS) for a in node.proto.attribute):
@@ -163,6 +169,8 @@ def _one(builder: Builder, model: Model, node: Node) -> None:
         return
     if all(builder.is_constant(n) for n in node.inputs if n):
         _fold(builder, model, node, given)
+        return
+    if masks.translate(builder, node, model.domains):
         return
     if node.op not in OPERATORS:
         raise Unsupported("operator supported on constants only")
@@ -221,6 +229,8 @@ def _finish(builder: Builder, model: Model) -> Graph:
     for output in model.outputs:
         if output in builder.quantised:
             raise ModelError(f"'{name}': the output '{output}' holds integer codes: dequantise it")
+        if output in builder.flags or output in builder.masked or output in builder.indices:
+            raise ModelError(f"'{name}': the output '{output}' is a mask or row numbers")
         if output in builder.constants:
             raise ModelError(f"'{name}': the output '{output}' does not depend on any input")
         outputs.append(_own_tensor(builder, model, output, outputs))
@@ -235,6 +245,7 @@ def _finish(builder: Builder, model: Model) -> Graph:
         constants={n: v for n, v in constants.items() if n in used},
         hints={n: h for n, h in builder.hints.items() if n in used},
         weight_hints=dict(builder.weight_hints),
+        indices=frozenset(n for n in builder.indices if n in shapes),
         name=name,
     )
 

@@ -21,6 +21,8 @@ from opennpe.quant.policy import MODEL, Policy
 __all__ = ["lower"]
 
 SLOPE_FORMAT = "posit16"
+SEARCHED = 1 << 20
+"""Elements of a constant that the search of its scale looks at, evenly spread."""
 Samples = Mapping[str, NDArray[np.float64]]
 
 
@@ -45,7 +47,9 @@ class _Lowering:
         grouping = Grouping(graph, samples, policy, method)
         self.samples = samples
         self.tensors: dict[str, Tensor] = {
-            name: Tensor(name, graph.shapes[name], *grouping.format_and_scale(name))
+            name: Tensor(name, graph.shapes[name], formats.INDEX.name)
+            if name in graph.indices
+            else Tensor(name, graph.shapes[name], *grouping.format_and_scale(name))
             for name in (*graph.inputs, *(layer.output for layer in graph.layers))
         }
         self.constants: dict[str, NDArray[Any]] = {}
@@ -68,8 +72,10 @@ class _Lowering:
         )
 
     def _input(self, layer: L.Layer, name: str, wanted: str | None, weights: str) -> str:
+        if name in self.graph.indices:
+            return self._index(name)
         if name in self.graph.constants:
-            return self._constant(name, weights)
+            return self._constant(name, weights, self.tensors[layer.output])
         tensor = self.tensors[name]
         if wanted in (None, MODEL, tensor.format):
             return name
@@ -82,12 +88,23 @@ class _Lowering:
             self.layers.append(L.Convert(name=f"convert {other}", inputs=(name,), output=other))
         return other
 
-    def _constant(self, name: str, fmt: str) -> str:
+    def _index(self, name: str) -> str:
+        if name in self.graph.constants and name not in self.tensors:
+            values = self.graph.constants[name]
+            self.tensors[name] = Tensor(name, values.shape, formats.INDEX.name)
+            self.constants[name] = self.tensors[name].encode(values)
+        return name
+
+    def _constant(self, name: str, fmt: str, out: Tensor) -> str:
+        values = self.graph.constants[name]
+        # A table of embeddings in its output's format takes its scale too: one rounding, not two.
+        table = values.size > SEARCHED and fmt == out.format
         own = f"{name}@{fmt}"
         if own not in self.tensors:
-            values = self.graph.constants[name]
             # Constants are few and known: their scale is always searched.
-            scale = scales.tensor_scale(fmt, values, "mse")
+            step = -(-values.size // SEARCHED)
+            seen = values.ravel()[::step] if step > 1 else values
+            scale = out.scale if table else scales.tensor_scale(fmt, seen, "mse")
             self.tensors[own] = Tensor(own, values.shape, fmt, scale)
             self.constants[own] = self.tensors[own].encode(values, "zero")
         return own
@@ -102,6 +119,13 @@ class _Lowering:
         if isinstance(layer, L.Activate) and layer.slope is not None:
             codes = formats.get(SLOPE_FORMAT).encode(layer.slope, "zero")
             return replace(layer, slope=codes)
+        if isinstance(layer, L.Normalise) and layer.gamma is not None:
+            return _normalise(layer)
+        if isinstance(layer, L.Rotary):
+            fmt = formats.get(layer.weight_format)
+            return replace(
+                layer, cos=fmt.encode(layer.cos, "zero"), sin=fmt.encode(layer.sin, "zero")
+            )
         return layer
 
     def _product(self, layer: L.Conv | L.Linear, wanted: str) -> L.Layer:
@@ -123,6 +147,15 @@ class _Lowering:
         units = int(np.ceil(np.abs(np.ldexp(layer.bias, -(base + chosen)))).max())
         check_terms(CoprocessorSpec(), layer, source.format, name, terms, units)
         return replace(layer, weights=codes, weight_format=name, weight_scale=chosen)
+
+
+def _normalise(layer: L.Normalise) -> L.Normalise:
+    """Gamma in posit16 at the scale that fits it best; beta as the accumulator's offset."""
+    assert layer.gamma is not None
+    scale = scales.tensor_scale(layer.weight_format, layer.gamma, "mse")
+    codes = formats.get(layer.weight_format).encode(np.ldexp(layer.gamma, -scale), "zero")
+    beta = None if layer.beta is None else np.array(layer.beta, dtype=np.float64)
+    return replace(layer, gamma=codes, weight_scale=scale, beta=beta)
 
 
 def _room_for_bias(

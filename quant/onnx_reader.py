@@ -31,6 +31,8 @@ MAX_TOTAL_ELEMENTS = 1 << 28
 OLDEST_OPSET = 7
 """Before it, broadcasting and several attributes meant something else."""
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+INDICES = (TensorProto.BOOL, TensorProto.INT32, TensorProto.INT64)
+"""Types of inputs that number rows of a table (token ids) or are masks of 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Model:
-    """A model's parts, checked and ordered; tensors not yet interpreted."""
+    """A model's parts, checked and ordered; tensors not yet interpreted.
+
+    ``indices`` are the inputs that hold integers or booleans.
+    """
 
     path: Path
     opset: int
@@ -56,6 +61,7 @@ class Model:
     inputs: Mapping[str, Shape]
     outputs: tuple[str, ...]
     initialisers: Mapping[str, Array]
+    indices: frozenset[str]
     nodes: tuple[Node, ...]
     proto: Any = field(repr=False, default=None)
 
@@ -100,7 +106,12 @@ def read(path: str | Path, dims: Mapping[str, int] | None = None) -> Model:
     nodes = _nodes(file, graph.node)
     outputs = _outputs(file, graph)
     ordered = _order(file, nodes, {*inputs, *initialisers}, outputs)
-    return Model(file, opset, domains, inputs, outputs, initialisers, ordered, proto)
+    indices = frozenset(
+        item.name
+        for item in graph.input
+        if item.name in inputs and item.type.tensor_type.elem_type in INDICES
+    )
+    return Model(file, opset, domains, inputs, outputs, initialisers, indices, ordered, proto)
 
 
 def _parse(file: Path) -> Any:
@@ -233,9 +244,12 @@ def _inputs(
         if item.type.WhichOneof("value") != "tensor_type":
             raise ModelError(f"input '{item.name}' is no tensor: sequences and maps are refused")
         kind = item.type.tensor_type
-        if kind.elem_type not in FLOATS:
+        if kind.elem_type not in (*FLOATS, *INDICES):
             name = _type_name(kind.elem_type)
-            raise ModelError(f"input '{item.name}' holds {name} values: expected floating point")
+            raise ModelError(
+                f"input '{item.name}' holds {name} values: expected floating point, or int32, "
+                "int64 or bool for token ids and masks"
+            )
         if not kind.HasField("shape"):
             raise ModelError(f"input '{item.name}' has no shape: give the model a fixed one")
         sides = [_side(item.name, i, dim, dims) for i, dim in enumerate(kind.shape.dim)]

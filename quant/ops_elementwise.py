@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from opennpe.golden import layers as L
+from opennpe.quant import masks
 from opennpe.quant.builder import Builder
 from opennpe.quant.graph import Unsupported
 from opennpe.quant.onnx_reader import Node
@@ -28,6 +29,8 @@ def _check_broadcast(b: Builder, node: Node) -> None:
 
 def _sum(b: Builder, node: Node, sign: int = 1) -> None:
     _check_broadcast(b, node)
+    if sign == 1 and masks.add_mask(b, node):
+        return
     first, second = node.inputs
     out = node.outputs[0]
     if b.is_constant(second) and _fits(b, first, second):
@@ -167,7 +170,10 @@ def _prelu(b: Builder, node: Node) -> None:
 
 
 def _gelu(b: Builder, node: Node) -> None:
-    kind = "gelu_tanh" if node.attributes.get("approximate", "none") == "tanh" else "gelu"
+    tanh = node.op == "FastGelu" or node.attributes.get("approximate", "none") == "tanh"
+    if node.op == "FastGelu" and len(node.inputs) > 1 and node.inputs[1]:
+        raise Unsupported("a bias inside FastGelu")
+    kind = "gelu_tanh" if tanh else "gelu"
     b.activate(node, b.operand(node.inputs[0]), kind, node.outputs[0])
 
 
@@ -183,8 +189,8 @@ def _scaled(b: Builder, node: Node, kind: str, inner: float, outer: float) -> No
     b.affine(node, y, outer, 0.0, node.outputs[0])
 
 
-def _swish(b: Builder, node: Node) -> None:
-    alpha = float(node.attributes.get("alpha", 1.0))
+def _swish(b: Builder, node: Node, default: float = 1.0) -> None:
+    alpha = float(node.attributes.get("alpha", default))
     _scaled(b, node, "silu", alpha, 1.0 / alpha if alpha else math.nan)
 
 
@@ -216,6 +222,9 @@ def _power(b: Builder, node: Node) -> None:
 
 
 def _softmax(b: Builder, node: Node, log: bool) -> None:
+    if node.inputs[0] in b.masked:
+        _masked_softmax(b, node, log)
+        return
     x = b.operand(node.inputs[0])
     shape, out = b.shape(x), node.outputs[0]
     axis = int(node.attributes.get("axis", -1 if b.opset >= 13 else 1))
@@ -228,6 +237,17 @@ def _softmax(b: Builder, node: Node, log: bool) -> None:
     # Before opset 13 all axes from `axis` on were one.
     flat = b.reshape(node, x, (math.prod(shape[:axis]), math.prod(shape[axis:])))
     b.reshape(node, b.put(L.Softmax, node, [flat], axis=1, log=log), shape, out)
+
+
+def _masked_softmax(b: Builder, node: Node, log: bool) -> None:
+    """Softmax over what masks leave, along the last axis."""
+    masked = b.masked[node.inputs[0]]
+    rank = len(b.shapes[masked.tensor])
+    axis = int(node.attributes.get("axis", -1 if b.opset >= 13 else 1))
+    if log or axis % rank != rank - 1:
+        raise Unsupported("masked logits, and not a plain softmax along the last axis")
+    names, fields = masks.inputs_of(b, masked)
+    b.put(L.StreamSoftmax, node, names, node.outputs[0], **fields)
 
 
 OPERATORS: dict[str, Callable[[Builder, Node], None]] = {
@@ -245,6 +265,8 @@ OPERATORS: dict[str, Callable[[Builder, Node], None]] = {
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
     "Gelu": _gelu,
+    "FastGelu": _gelu,
+    "QuickGelu": partial(_swish, default=1.702),
     "Swish": _swish,
     "Celu": _celu,
     "Pow": _power,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from opennpe.golden import formats
 from opennpe.golden import layers as L
 from opennpe.golden.errors import ModelError
 from opennpe.quant.builder import Builder
@@ -17,6 +18,7 @@ __all__ = ["OPERATORS", "axes_of", "axis_of"]
 
 MAX_PARTS = 4096
 """Largest number of layers that one Split or Tile may become."""
+MAX_ROWS = 1 << formats.INDEX.bits
 
 
 def axis_of(node: Node, axis: int, rank: int) -> int:
@@ -198,7 +200,7 @@ def _clamped(start: int, end: int, step: int, size: int) -> tuple[int | None, in
 
 
 def _expand(b: Builder, node: Node) -> None:
-    """A product with ones, which rounds nothing."""
+    """Elements taken several times, which rounds nothing."""
     x = b.operand(node.inputs[0])
     wanted = [int(n) for n in b.constant(node, 1, "its shape").ravel()]
     try:
@@ -210,8 +212,13 @@ def _expand(b: Builder, node: Node) -> None:
         b.same(node.outputs[0], x)
         return
     padded = (1,) * (len(shape) - len(b.shape(x))) + b.shape(x)
-    ones = np.ones([n if old == 1 else 1 for n, old in zip(shape, padded, strict=True)])
-    b.mul(node, x, b.new_operand(node.outputs[0], ones), node.outputs[0])
+    if padded != b.shape(x):
+        x = b.reshape(node, x, padded)
+    rows = [
+        np.zeros(n, np.int64) if old == 1 else np.arange(n)
+        for n, old in zip(shape, padded, strict=True)
+    ]
+    _pick(b, node, x, rows, node.outputs[0])
 
 
 def _tile(b: Builder, node: Node) -> None:
@@ -239,10 +246,13 @@ def _pick(b: Builder, node: Node, x: str, rows: Sequence[Any], out: str | None =
 
 
 def _gather(b: Builder, node: Node) -> None:
-    if b.is_constant(node.inputs[0]):
-        raise Unsupported("it looks values up by indices computed at run time")
     x = b.operand(node.inputs[0])
     shape = b.shape(x)
+    if b.tensor(node.inputs[1]) in b.indices:
+        _rows(b, node, x)
+        return
+    if b.is_constant(node.inputs[0]) and not b.is_constant(node.inputs[1]):
+        raise Unsupported("it looks values up by indices computed at run time")
     indices = b.constant(node, 1, "its indices")
     axis = axis_of(node, int(node.attributes.get("axis", 0)), len(shape))
     if indices.size and not -shape[axis] <= indices.min() <= indices.max() < shape[axis]:
@@ -251,6 +261,16 @@ def _gather(b: Builder, node: Node) -> None:
     rows[axis] = indices.ravel() % shape[axis]
     picked = _pick(b, node, x, rows)
     b.reshape(node, picked, (*shape[:axis], *indices.shape, *shape[axis + 1 :]), node.outputs[0])
+
+
+def _rows(b: Builder, node: Node, table: str) -> None:
+    """Rows of a table by indices from outside: token ids."""
+    shape, index = b.shape(table), b.tensor(node.inputs[1])
+    if axis_of(node, int(node.attributes.get("axis", 0)), len(shape)):
+        raise Unsupported("rows looked up along an axis other than 0")
+    if shape[0] > MAX_ROWS:
+        raise Unsupported(f"a table of {shape[0]} rows: an index numbers {MAX_ROWS}")
+    b.put(L.Gather, node, [table, index], node.outputs[0])
 
 
 def _blocks(node: Node, shape: Shape) -> int:

@@ -87,13 +87,23 @@ def _reduce(b: Builder, node: Node, how: str) -> None:
         if node.attributes.get("keepdims", 1)
         else tuple(n for i, n in enumerate(shape) if i not in axes)
     )
-    spatial = how in ("max", "average") and 3 <= len(shape) <= 5
+    spatial = (how == "max" and len(shape) == 3) or (
+        how in ("max", "average") and 4 <= len(shape) <= 5
+    )
     if spatial and axes == tuple(range(2, len(shape))):
         kind: Any = how
         if final == kept:
             _whole(b, node, x, kind, out)
         else:
             b.reshape(node, _whole(b, node, x, kind), final, out)
+        return
+    trailing = axes == tuple(range(len(shape) - len(axes), len(shape)))
+    if how == "average" or (how == "sum" and not trailing):
+        kind = "mean" if how == "average" else "sum"
+        if final == kept:
+            b.put(L.Reduce, node, [x], out, kind=kind, axes=axes)
+        else:
+            b.reshape(node, b.put(L.Reduce, node, [x], kind=kind, axes=axes), final, out)
         return
     b.reshape(node, _reduced(b, node, x, axes, how), final, out)
 
