@@ -89,7 +89,7 @@ def exp2_table(table_bits: int, mantissa_bits: int, fraction_bits: int) -> Exp2T
     tables = np.array(bases, dtype=np.int64), np.array(slopes, dtype=np.int64)
     for table in tables:
         table.setflags(write=False)
-    return Exp2Table(*tables, shift, worst * (1 + 2.0**-50) + 2.0**-60)
+    return Exp2Table(*tables, shift, worst + 2.0**-50)  # float64 of 62 bits
 
 
 def _best_line(
