@@ -9,9 +9,13 @@ from opennpe.golden import formats, reference
 from opennpe.golden import layers as L
 from opennpe.golden.network import Tensor
 from opennpe.host.lowered import Codes, Lowered, clamp_codes, engine_format, powers, refuse
+from opennpe.host.orient import whole_view
 from opennpe.host.pixelwise import copy, pointwise
 
 __all__ = ["activate", "fuse"]
+
+FUSED = ("dense", "depth", "max")
+"""Kinds whose results may go through a table."""
 
 
 def _activation_table(low: Lowered, layer: L.Activate) -> Codes:
@@ -52,8 +56,11 @@ def fuse(low: Lowered, layer: L.Activate, readers: dict[str, int], kept: set[str
         return False
     table = _activation_table(low, layer)
     _, out = low.network.layer_tensors(layer)
-    old = low.stored.pop(name)
-    low.new(out, (old.channels, old.height, old.width), _positive(out.format, table))
+    gap = formats.get(out.format).is_nan(table[:1]).any() and not whole_view(low, name)
+    if gap or job.kind not in FUSED:
+        return False
+    low.new_like(out, name, _positive(out.format, table))
+    low.stored.pop(name)
     job.table, job.output = table, out.name
     job.layers.append(layer.name)
     return True
@@ -78,11 +85,12 @@ def activate(low: Lowered, layer: L.Activate) -> None:
         engine_format(low, layer, tensor.format)
     bounds = _bounds(layer)
     if _wide(x, out) and bounds is not None:
-        shape = (source.channels, source.height, source.width)
-        stored = low.new(out, shape, bounds[0] >= 0)
+        stored = low.new_like(out, x.name, bounds[0] >= 0)
         copy(low, layer, source, stored, clamp=clamp_codes(low, out, bounds))
         return
     table = _activation_table(low, layer)
-    stored = low.new(out, (source.channels, source.height, source.width), not (table == 8).any())
+    if formats.get(out.format).is_nan(table[:1]).any() and not whole_view(low, x.name):
+        raise refuse(layer, "it makes NaR of the zeros between groups of channels")
+    stored = low.new_like(out, x.name, not (table == 8).any())
     mode = "posit4" if x.format == "fp4" else x.format
     pointwise(low, layer, (source,), stored, mode, [powers(mode)[0]], 0, result=mode, table=table)

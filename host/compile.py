@@ -7,18 +7,24 @@ from typing import Literal
 
 import numpy as np
 from opennpe.golden.errors import CompileError
+from opennpe.golden.layout import Axis
 from opennpe.golden.machine import Window
 from opennpe.golden.network import Network
 from opennpe.golden.program import Program, Symbol, facts
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.emit import Emitter, Image
 from opennpe.host.flat import flat
+from opennpe.host.jobs import Job, Records, Rows, Task, Turn
 from opennpe.host.lower import lower
 from opennpe.host.lowered import Lowered
 from opennpe.host.place import Room, allocate, choose_folds, layout
 from opennpe.host.prefetch import hoist
 from opennpe.host.reorder import settle
+from opennpe.host.rows import rows
 from opennpe.host.schedule import schedule
+from opennpe.host.sparse_execs import records
+from opennpe.host.turn import turn
+from opennpe.host.view import CHANNEL, plain
 from opennpe.host.windowed import windowed
 
 __all__ = ["compile"]
@@ -60,15 +66,15 @@ def _emit(low: Lowered, room: Room, kept: set[str]) -> Program:
     """The program, given where tensors live."""
     emitter = Emitter(low, room, Image(low.spec), {})
     roles = _outside(low, emitter, kept, room.streamed)
-    used = {name for job in low.jobs for name in job.inputs}
+    used = _read(low)
     arrived: set[str] = set()
     for name in low.network.inputs:
         if name in used and name not in room.streamed:
             emitter.bring(name)
             arrived.add(name)
-    last = {job.output: index for index, job in enumerate(low.jobs)}
+    last = {low.owner(job.output): index for index, job in enumerate(low.jobs)}
     for index, job in enumerate(low.jobs):
-        for name in job.inputs:
+        for name in map(low.owner, job.inputs):
             resident = name not in arrived and name not in room.streamed
             if roles.get(name) == "constant" and resident:
                 emitter.bring(name)
@@ -76,18 +82,44 @@ def _emit(low: Lowered, room: Room, kept: set[str]) -> Program:
         emitter.layer = "+".join(job.layers)
         if job.table is not None:
             emitter.table(job)
-        run = flat if job.flat else windowed
-        run(emitter, job)
-        name = job.output
-        wanted = roles.get(name) in ("output", "kept") and name not in room.streamed
-        if wanted and last[name] == index:
+        emit(emitter, job)
+        name = low.owner(job.output)
+        if name in emitter.addresses and name not in room.streamed and last[name] == index:
             emitter.store(room.base[name], emitter.layout(name).lines, emitter.addresses[name])
     return _program(low, emitter, roles)
 
 
+def emit(emitter: Emitter, job: Task) -> None:
+    """Append a job's commands."""
+    match job:
+        case Job():
+            (flat if job.flat else windowed)(emitter, job)
+        case Turn():
+            turn(emitter, job)
+        case Rows():
+            rows(emitter, job)
+        case Records():
+            records(emitter, job)
+
+
+def _read(low: Lowered) -> set[str]:
+    """Stored tensors that fills read."""
+    return {low.owner(name) for job in low.jobs for name in job.inputs}
+
+
+def _loaded(low: Lowered) -> set[str]:
+    """Stored tensors that are loaded as weights."""
+    found = {job.second.stored for job in low.jobs if isinstance(job, Job) and job.second}
+    return {low.owner(name) for name in found}
+
+
+def _written(low: Lowered) -> set[str]:
+    return {low.owner(job.output) for job in low.jobs}
+
+
 def _kept(low: Lowered, keep: Iterable[str] | str) -> set[str]:
     """Stored tensors that go outside to be compared."""
-    written = {job.output for job in low.jobs}
+    written = {name for name in _written(low) if name in low.network.tensors}
     if keep == "all":
         return written
     found = set()
@@ -101,15 +133,15 @@ def _kept(low: Lowered, keep: Iterable[str] | str) -> set[str]:
 def _outside(low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str]) -> dict[str, str]:
     """Addresses outside and roles of tensors, by name; those written come first."""
     roles: dict[str, str] = {}
-    used = {name for job in low.jobs for name in job.inputs}
-    wanted = [output.symbol for output in low.outputs]
-    written = {job.output for job in low.jobs}
+    used = _read(low) | _loaded(low)
+    wanted = [low.seen.get(output.symbol, output.symbol) for output in low.outputs]
+    written = _written(low)
     for name in wanted:
         if name in written:
             roles[name] = "output"
     for name in kept:
         roles.setdefault(name, "kept")
-    for name in sorted(streamed & written):
+    for name in sorted((streamed | _loaded(low)) & written):
         roles.setdefault(name, "stream")
     for name in roles:
         emitter.addresses[name] = emitter.image.reserve(emitter.layout(name).lines)
@@ -122,12 +154,17 @@ def _outside(low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str])
         shape = layout(stored, low.spec.line_words)
         codes = low.spread.get(name, low.network.constants.get(name))
         if codes is not None and name in used:
-            shaped = np.asarray(codes).reshape(stored.channels, stored.height, stored.width)
-            emitter.addresses[name] = emitter.image.put(shape.pack(shaped))
+            if name not in low.spread:
+                codes = low.scattered(low.views[name], codes)
+            emitter.addresses[name] = emitter.image.put(shape.pack(codes))
             roles[name] = "constant"
     for name in wanted:
         if name not in roles:
             raise CompileError(f"output '{name}' is a constant")
+    for name, stored in low.stored.items():
+        if stored.within in emitter.addresses:
+            skip = stored.first * emitter.layout(name).block_lines * low.spec.line_bytes
+            emitter.addresses[name] = emitter.addresses[stored.within] + skip
     return roles
 
 
@@ -143,14 +180,9 @@ def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:
     for place, part in image.parts:
         first = place - image.origin
         data[first : first + len(part)] = np.frombuffer(part, dtype=np.uint8)
-    symbols = []
-    for name, role in roles.items():
-        stored = low.stored[name]
-        tensor = network.tensors.get(name)
-        shape = tensor.shape if tensor else (1, stored.channels, stored.height, stored.width)
-        symbols.append(
-            Symbol(name, emitter.addresses[name], emitter.layout(name), shape, stored.scale, role)
-        )
+    symbols = [_symbol(low, emitter, name, role) for name, role in roles.items()]
+    for name, root in low.seen.items():
+        symbols.append(_symbol(low, emitter, name, "kept", root))
     return Program(
         name=network.name,
         spec=spec.name,
@@ -166,3 +198,16 @@ def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:
         outputs=tuple(low.outputs),
         layers=listed.layers,
     )
+
+
+def _symbol(low: Lowered, emitter: Emitter, name: str, role: str, root: str = "") -> Symbol:
+    """Where a tensor is outside, and how its axes lie there."""
+    root = root or name
+    stored, tensor = low.stored[root], low.network.tensors.get(name)
+    shape = tensor.shape if tensor else (1, *stored.shape)
+    place = emitter.addresses[root], emitter.layout(root)
+    view = low.views.get(name)
+    if view is None or view == plain(root, stored.channels, stored.pixels):
+        return Symbol(name, *place, shape, stored.scale, role)
+    axes = view.axes or (Axis(CHANNEL, 1, 1),)
+    return Symbol(name, *place, shape, stored.scale, role, axes, view.channel)

@@ -13,7 +13,7 @@ from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Layout
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host import walk, weights
-from opennpe.host.jobs import Job
+from opennpe.host.jobs import Job, Task
 from opennpe.host.lowered import Lowered
 from opennpe.host.place import Room, layout
 from opennpe.host.plan import EXEC_CYCLES
@@ -168,47 +168,82 @@ class Emitter:
     # -- weights -------------------------------------------------------------------------------
     def prepare(self, job: Job, source: Layout, fold: int) -> Held:
         """A job's weights and parameters in the image."""
-        steps = weights.weight_steps(job, source, self.spec.line_words, fold)
-        held = Held(steps)
+        if job.second is not None:
+            tiles = weights.channel_tiles(job, self.spec.line_words, fold)
+            held = Held(np.empty((tiles, job.weights.shape[1], 0, 0)))
+        else:
+            held = Held(weights.weight_steps(job, source, self.spec.line_words, fold))
         held.parameters = self.image.put(weights.parameter_lines(job, self.spec, fold))
         return held
 
     def weight_piece(
-        self, job: Job, held: Held, key: tuple[int, ...], steps: Any
+        self, job: Job, held: Held, tiles: tuple[int, int], steps: tuple[int, int]
     ) -> tuple[int, int]:
-        """Load weight lines (n, columns, lanes); the ring line of the first, and lines taken."""
-        words = weights.narrow_lines(job, steps)
+        """Load some weight lines of each of some channel tiles.
+
+        Returns:
+            Ring line of the first, and lines taken.
+        """
+        if job.second is not None:
+            return self._tensor_lines(job, tiles, steps)
+        key = (*tiles, *steps)
+        codes = held.steps[slice(*tiles), slice(*steps)]
+        words = weights.narrow_lines(job, codes.reshape(-1, *codes.shape[2:]))
         if key not in held.address:
             held.address[key] = self.image.put(words)
         factor = lanes.lanes(job.weight_format) // job.lanes
-        line, size, ring = self.weight_head, len(words), self.spec.memory.weight_lines
+        return self.ring_lines(held.address[key], len(words), job.weight_widen, factor)
+
+    def ring_lines(
+        self, address: int, size: int, widen: int = 0, factor: int = 1
+    ) -> tuple[int, int]:
+        """Load lines from outside to where the weights' ring goes on; ring line, lines taken."""
+        line, ring = self.weight_head, self.spec.memory.weight_lines
         self.weight_head += size * factor
         # Weights that overlap those in use come in parts: only the last part has to wait.
         piece = max(ring // factor // WEIGHT_PARTS, 1)
         for first in range(0, size, piece):
-            address = held.address[key] + first * self.spec.line_bytes
             count = min(piece, size - first)
-            self.load("weights", line + first * factor, count, address, job.weight_widen, factor)
+            start = address + first * self.spec.line_bytes
+            self.load("weights", line + first * factor, count, start, widen, factor)
         return line, size * factor
+
+    def _tensor_lines(
+        self, job: Job, tiles: tuple[int, int], steps: tuple[int, int]
+    ) -> tuple[int, int]:
+        """Load weights that are a tensor: a block a channel tile, a line a pixel."""
+        assert job.second is not None
+        shape, begin = self.layout(job.second.stored), self.weight_head
+        count = steps[1] - steps[0]
+        first = job.second.pixel + steps[0]
+        runs = [(job.second.block + n) * shape.block_lines + first for n in range(*tiles)]
+        if count == shape.block_lines:
+            runs, count = runs[:1], count * len(runs)
+        for line in runs:
+            address = self.addresses[job.second.stored] + line * self.spec.line_bytes
+            self.ring_lines(address, count)
+        return begin, self.weight_head - begin
 
     def parameter_piece(self, held: Held, first: int, stop: int) -> int:
         """Load channel tiles' parameters; the tile they begin at."""
-        count = stop - first
+        address = held.parameters + first * PARAMETER_LINES * self.spec.line_bytes
+        return self.parameter_tiles(address, stop - first)
+
+    def parameter_tiles(self, address: int, count: int) -> int:
+        """Load parameters of channel tiles from outside; the tile they begin at."""
         if self.parameter_head + count > self.spec.memory.parameter_tiles:
             self.parameter_head = 0
         tile = self.parameter_head
         self.parameter_head += count
-        address = held.parameters + first * PARAMETER_LINES * self.spec.line_bytes
         self.load("parameters", tile, count * PARAMETER_LINES, address)
         return tile
 
     def chunk(self, job: Job, held: Held, first: int, stop: int) -> tuple[int, int]:
         """Ring line and parameter tile of a chunk of channel tiles, loaded now."""
-        steps = held.steps[first:stop].reshape(-1, *held.steps.shape[2:])
-        line, _ = self.weight_piece(job, held, (first, stop), steps)
+        line, _ = self.weight_piece(job, held, (first, stop), (0, held.steps.shape[1]))
         return line, self.parameter_piece(held, first, stop)
 
-    def table(self, job: Job) -> None:
+    def table(self, job: Task) -> None:
         """Load a job's activation table."""
         address = self.image.put(weights.table_lines(job, self.spec.line_words))
         self.load("table", 0, TABLE_LINES, address)
@@ -257,10 +292,6 @@ class Emitter:
             chunk: channel tiles.
             where: weight ring line and parameter tile.
         """
-        out = self.layout(job.output)
-        streamed = job.output in self.room.streamed
-        step = lines[1] if streamed else out.block_lines
-        names = self.spec.mac.formats
         steps = values["kernel_y"] * values["kernel_x"]
         if job.kind == "dense":
             per_block = (values["blocks"] - 1) * values["words"] * job.lanes
@@ -270,6 +301,42 @@ class Emitter:
             steps = 1
         else:
             steps *= values["blocks"]
+        count = chunk[1] - chunk[0]
+        fold = self.layout(job.output).fold
+        values = {
+            **values,
+            "fold": fold.bit_length() - 1,
+            "tiles": count,
+            "weight_line": where[0] % self.spec.memory.weight_lines,
+            "parameter": where[1],
+        }
+        reads = [
+            *reads,
+            ("weights", where[0], where[0] + count * steps),
+            ("parameters", where[1], where[1] + count),
+        ]
+        tiles = -(-lines[1] // self.spec.array.rows) * count
+        self.results(job, values, reads, lines, chunk, tiles * self.cycles(job, fold))
+
+    def results(
+        self,
+        job: Task,
+        values: dict[str, int],
+        reads: list[Span],
+        lines: tuple[int, int],
+        chunk: tuple[int, int],
+        cycles: int,
+    ) -> None:
+        """Append an exec, given all but its formats and where its results go.
+
+        Args:
+            lines: first output line of a block and how many.
+            chunk: channel tiles.
+            cycles: what it takes, roughly, beside its begin and end.
+        """
+        out = self.layout(job.output)
+        streamed = job.output in self.room.streamed
+        step = lines[1] if streamed else out.block_lines
         count = chunk[1] - chunk[0]
         more, ratio = job.lanes // out.lanes, out.lanes // job.lanes
         first_block = job.channel // (out.pixel_words * out.lanes)
@@ -282,40 +349,45 @@ class Emitter:
             out_line = self.room.base[job.output] + lines[0] + first_block * step
         values = {
             **values,
-            "kind": KINDS.index(job.kind),
-            "mode_a": names.index(job.mode_a),
-            "mode_b": names.index(job.mode_b),
-            "out": names.index(job.out),
-            "fold": out.fold.bit_length() - 1,
-            "tiles": count,
-            "weight_line": where[0] % self.spec.memory.weight_lines,
-            "parameter": where[1],
             "lines": lines[1],
             "out_line": out_line,
             "out_tile": out_tile,
             "out_block": step if more > 1 else 0,
-            "table": int(job.table is not None),
         }
-        if job.clamp is not None:
-            values |= {"clamp": 1, "low": job.clamp[0], "high": job.clamp[1]}
-        reads = [
-            *reads,
-            ("weights", where[0], where[0] + count * steps),
-            ("parameters", where[1], where[1] + count),
-        ]
-        if job.table is not None:
-            reads.append(("table", 0, 1))
         writes: list[Span] = [
             ("buffer", out_line + b * step, out_line + b * step + lines[1]) for b in range(blocks)
         ]
-        self.add("exec", {k: v for k, v in values.items() if v}, reads, writes)
-        tiles = -(-lines[1] // self.spec.array.rows) * count
-        self.items[-1].cycles = tiles * self.cycles(job, out.fold) + EXEC_CYCLES
+        self.execute(job, values, reads, writes, cycles)
         if streamed:
             for b in range(min(blocks, out.blocks - first_block)):
                 skip = (first_block + b) * out.block_lines + lines[0]
                 address = self.addresses[job.output] + skip * self.spec.line_bytes
                 self.store(out_line + b * step, lines[1], address)
+
+    def execute(
+        self,
+        job: Task,
+        values: dict[str, int],
+        reads: list[Span],
+        writes: list[Span],
+        cycles: int,
+    ) -> None:
+        """Append an exec: its kind, formats, bounds and table are the job's."""
+        names = self.spec.mac.formats
+        values = {
+            **values,
+            "kind": KINDS.index(job.kind),
+            "mode_a": names.index(job.mode_a),
+            "mode_b": names.index(job.mode_b),
+            "out": names.index(job.out),
+            "table": int(job.table is not None),
+        }
+        if job.clamp is not None:
+            values |= {"clamp": 1, "low": job.clamp[0], "high": job.clamp[1]}
+        if job.table is not None:
+            reads = [*reads, ("table", 0, 1)]
+        self.add("exec", {k: v for k, v in values.items() if v}, reads, writes)
+        self.items[-1].cycles = cycles + EXEC_CYCLES
 
     def rows(self, job: Job, place: walk.Placement, head: int, first: int, stop: int) -> None:
         """Fill units of a job's input; ``head`` is the operand line of unit 0."""
@@ -350,7 +422,7 @@ class Emitter:
 
     def fill(
         self,
-        job: Job,
+        job: Task,
         name: str,
         fields: dict[str, int],
         line: int,

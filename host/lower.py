@@ -8,14 +8,16 @@ from typing import Any
 
 from opennpe.golden import layers as L
 from opennpe.golden.errors import AccumulatorError, CompileError
-from opennpe.golden.network import Network
+from opennpe.golden.network import Network, Tensor
 from opennpe.golden.program import HostLayer, Output
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.activation import activate, fuse
+from opennpe.host.attention import matmul, normalise, stream_softmax
 from opennpe.host.lowered import Lowered, image, refuse
 from opennpe.host.pixelwise import add, concat, convert
 from opennpe.host.pooling import pool
 from opennpe.host.products import conv, linear
+from opennpe.host.survey import groups, wanted_orders
 
 __all__ = ["lower"]
 
@@ -29,13 +31,9 @@ def lower(spec: CoprocessorSpec, network: Network, whole: Iterable[str] = ()) ->
     Raises:
         CompileError: a layer that has no mapping, by name.
     """
-    low = Lowered(spec, network)
-    for name in (*network.inputs, *network.constants):
-        tensor = network.tensors[name]
-        shape = image(tensor.shape)
-        if shape is None:
-            shape = (math.prod(tensor.shape) or 1, 1, 1)
-        low.new(tensor, shape)
+    low = Lowered(spec, network, groups=groups(network))
+    for name, order in wanted_orders(network).items():
+        given(low, network.tensors[name], order)
     readers: dict[str, int] = {}
     for layer in network.layers:
         for name in layer.inputs:
@@ -61,8 +59,22 @@ def lower(spec: CoprocessorSpec, network: Network, whole: Iterable[str] = ()) ->
     for name in network.outputs:
         host = softmax.get(name)
         source = host.input.name if host else name
-        low.outputs.append(Output(network.tensors[name], low.root[source], host))
+        low.outputs.append(Output(network.tensors[name], low.symbol(source), host))
     return low
+
+
+def given(low: Lowered, tensor: Tensor, order: str) -> None:
+    """Room for a tensor that comes from outside."""
+    shape = tensor.shape
+    if tensor.format not in low.spec.mac.formats:
+        order = "image"
+    if order == "heads" and len(shape) > 1:
+        low.new_heads(tensor, (1, shape[-2]))
+        return
+    if order == "rows" and shape:
+        low.new_tokens(tensor, shape[-1], (1, math.prod(shape[:-1])))
+        return
+    low.new(tensor, image(shape) or (math.prod(shape) or 1, 1, 1))
 
 
 HANDLERS: dict[type, Callable[[Lowered, Any], None]] = {
@@ -74,5 +86,9 @@ HANDLERS: dict[type, Callable[[Lowered, Any], None]] = {
     L.Convert: convert,
     L.Reshape: convert,
     L.Transpose: convert,
+    L.Slice: convert,
+    L.MatMul: matmul,
+    L.StreamSoftmax: stream_softmax,
+    L.Normalise: normalise,
     L.Concat: concat,
 }

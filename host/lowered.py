@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import codec, formats
+from opennpe.golden import codec, formats, lanes
 from opennpe.golden import layers as L
 from opennpe.golden.errors import CompileError
 from opennpe.golden.network import Network, Tensor
 from opennpe.golden.program import Output
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.host.jobs import Job, Stored
+from opennpe.host.jobs import Stored, Task
+from opennpe.host.view import View, heads, places, plain, tokens
 
 __all__ = [
     "Codes",
@@ -43,20 +44,31 @@ class Lowered:
     Attributes:
         stored: tensors that take room, by name.
         root: the stored tensor that holds a network tensor's codes.
+        views: how a network tensor lies in it.
         jobs: in order.
-        outputs: what the network gives; ``symbol`` names a stored tensor.
+        outputs: what the network gives; ``symbol`` names a stored tensor or a view of one.
         spread: codes of constants that were spread to a layer's shape, by stored tensor.
         whole: stored tensors that are written by several jobs.
+        groups: network tensors whose channels lie in groups, each in blocks of its own, and the
+            channels of a group.
+        seen: tensors read outside as views of others, and the stored tensor of each.
+        turned: channel-major copies, or copies that are no longer it, by stored tensor.
+        sparse: names of layers that run sparse.
     """
 
     spec: CoprocessorSpec
     network: Network
     stored: dict[str, Stored] = field(default_factory=dict)
     root: dict[str, str] = field(default_factory=dict)
-    jobs: list[Job] = field(default_factory=list)
+    views: dict[str, View] = field(default_factory=dict)
+    jobs: list[Task] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     spread: dict[str, Codes] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
+    groups: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+    turned: dict[str, str] = field(default_factory=dict)
+    sparse: set[str] = field(default_factory=set)
 
     def tensor(self, name: str) -> Tensor:
         """The network's tensor."""
@@ -65,13 +77,108 @@ class Lowered:
     def new(self, tensor: Tensor, shape: tuple[int, int, int], positive: bool = False) -> Stored:
         """Room for a network tensor, stored as (channels, height, width)."""
         stored = Stored(tensor.name, *shape, tensor.format, tensor.scale, positive=positive)
-        self.stored[tensor.name] = stored
-        self.root[tensor.name] = tensor.name
+        return self._put(tensor.name, stored, plain(tensor.name, shape[0], shape[1] * shape[2]))
+
+    def new_tokens(
+        self, tensor: Tensor, channels: int, size: Pair, positive: bool = False, lanes_too: int = 0
+    ) -> Stored:
+        """Room for a network tensor whose last axis is ``channels`` and the others are pixels.
+
+        Args:
+            size: (height, width) of the pixels.
+            lanes_too: codes a word of other formats by whose channel tiles groups are written.
+        """
+        group = self.groups.get(tensor.name, channels)
+        room = self.room(tensor.format, group, lanes_too) if group < channels else group
+        total = channels // group * room
+        stored = Stored(tensor.name, total, *size, tensor.format, tensor.scale, positive=positive)
+        stored.plain = group < channels
+        view = tokens(tensor.name, channels, stored.pixels, group, room)
+        return self._put(tensor.name, stored, view)
+
+    def new_heads(
+        self, tensor: Tensor, size: Pair, positive: bool = False, lanes_too: int = 0
+    ) -> Stored:
+        """Room for a network tensor (..., M, N): every leading index a group of N channels."""
+        *lead, _, channels = tensor.shape
+        count = math.prod(lead)
+        room = self.room(tensor.format, channels, lanes_too) if count > 1 else channels
+        stored = Stored(
+            tensor.name, count * room, *size, tensor.format, tensor.scale, positive=positive
+        )
+        stored.plain = True
+        view = heads(tensor.name, count, channels, stored.pixels, room)
+        return self._put(tensor.name, stored, view)
+
+    def new_like(self, tensor: Tensor, source: str, positive: bool = False) -> Stored:
+        """Room for a network tensor that lies as another of its size does."""
+        old = self.held(source)
+        stored = Stored(tensor.name, *old.shape, tensor.format, tensor.scale, positive=positive)
+        stored.plain = old.plain
+        return self._put(tensor.name, stored, replace(self.views[source], stored=tensor.name))
+
+    def _put(self, name: str, stored: Stored, view: View) -> Stored:
+        self.stored[name], self.root[name], self.views[name] = stored, name, view
         return stored
+
+    def room(self, fmt: str, channels: int, lanes_too: int = 0) -> int:
+        """Channels that whole blocks for so many take."""
+        block = self.spec.line_words * max(lanes.lanes(fmt), lanes_too)
+        return -(-channels // block) * block
 
     def held(self, name: str) -> Stored:
         """The stored tensor behind a network tensor."""
         return self.stored[self.root[name]]
+
+    def owner(self, stored: str) -> str:
+        """The stored tensor whose room another one lies in."""
+        return self.stored[stored].within or stored
+
+    def view_as(self, name: str, source: str, view: View) -> None:
+        """A network tensor that is another one, its axes seen otherwise."""
+        self.root[name], self.views[name] = self.root[source], view
+
+    def symbol(self, name: str) -> str:
+        """The name under which a network tensor can be read outside: its own, where its axes lie
+        otherwise than those of the tensor that it is a view of."""
+        root = self.root[name]
+        if root not in self.views or self.views[root] != self.views[name]:
+            self.seen[name] = root
+            return name
+        return root
+
+    def part(self, stored: Stored, channel: int, channels: int) -> Stored:
+        """Some channels of a tensor, from the beginning of a block on, as a tensor of their own."""
+        block = self.spec.line_words * lanes.lanes(stored.format)
+        if not channel and channels == stored.channels:
+            return stored
+        name = f"{stored.name}@{channel}+{channels}"
+        if name not in self.stored:
+            stored.plain = True
+            own = Stored(name, channels, stored.height, stored.width, stored.format, stored.scale,
+                         positive=stored.positive, plain=True, within=stored.name,
+                         first=channel // block)  # fmt: skip
+            self.stored[name] = own
+        return self.stored[name]
+
+    def begins_block(self, stored: Stored, channel: int) -> bool:
+        """Whether a channel is the first of its block."""
+        return channel % (self.spec.line_words * lanes.lanes(stored.format)) == 0
+
+    def scattered(self, view: View, codes: Codes) -> Codes:
+        """Codes in a network tensor's order as its stored tensor has them; gaps are 0."""
+        stored = self.stored[view.stored]
+        held = np.zeros((stored.channels, stored.pixels), dtype=np.asarray(codes).dtype)
+        held[places(view)] = np.asarray(codes).reshape(-1)
+        return held.reshape(stored.shape)
+
+    def spread_weights(self, view: View, weights: Codes) -> Codes:
+        """Weights (N, K) of a view's elements as (N, channels, height, width); gaps are 0."""
+        stored = self.stored[view.stored]
+        held = np.zeros((len(weights), stored.channels, stored.pixels), dtype=weights.dtype)
+        channel, pixel = places(view)
+        held[:, channel, pixel] = weights
+        return held.reshape(len(weights), *stored.shape)
 
 
 def refuse(layer: L.LayerBase, why: str) -> CompileError:

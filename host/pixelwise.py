@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from opennpe.host.lowered import (
     powers,
     refuse,
 )
+from opennpe.host.orient import as_image, turned
 
 __all__ = ["add", "concat", "convert", "copy", "pointwise"]
 
@@ -69,13 +71,7 @@ def add(low: Lowered, layer: L.Add) -> None:
         raise refuse(layer, f"it broadcasts {' and '.join(str(t.shape) for t in ins)}")
     for tensor in (*ins, out):
         engine_format(low, layer, tensor.format)
-    sources = tuple(_operand(low, layer, t, out) for t in ins)
-    first = sources[0]
-    if any(
-        (s.channels, s.height, s.width) != (first.channels, first.height, first.width)
-        for s in sources
-    ):
-        raise refuse(layer, "its operands are stored in different orders")
+    like, sources = _operands(low, layer, ins, out)
     lows = [formats.get(t.format).lsb_exponent + t.scale for t in ins]
     grid = mac.grid_exponent(ins[0].format, ins[1].format) + max(t.scale for t in ins)
     if min(lows) < grid:
@@ -97,7 +93,7 @@ def add(low: Lowered, layer: L.Add) -> None:
         codes = [known[t.scale - top + best] for t in ins]
         codes = [c if s > 0 else negated(mode, c) for c, s in zip(codes, layer.signs, strict=True)]
         relu = layer.clip is not None and layer.clip[0] >= 0
-        stored = low.new(out, (first.channels, first.height, first.width), relu)
+        stored = low.new_like(out, like, relu)
         pointwise(
             low,
             layer,
@@ -112,17 +108,50 @@ def add(low: Lowered, layer: L.Add) -> None:
     raise refuse(layer, f"no format has powers of two for scales {[t.scale for t in ins]}")
 
 
-def _operand(low: Lowered, layer: L.LayerBase, tensor: Tensor, out: Tensor) -> Stored:
-    """An operand of an elementwise layer; a constant is spread to the output's shape."""
-    if tensor.name not in low.network.constants or tensor.shape == out.shape:
-        return low.held(tensor.name)
-    name = f"{layer.name}:{tensor.name}"
-    codes = np.broadcast_to(low.network.constants[tensor.name], out.shape)
-    shape = image(out.shape)
-    if shape is None:
-        raise refuse(layer, f"its output has the shape {out.shape}")
-    low.spread[name] = codes.reshape(shape)
-    return low.new(Tensor(name, out.shape, tensor.format, tensor.scale), shape)
+def _operands(
+    low: Lowered, layer: L.Add, ins: list[Tensor], out: Tensor
+) -> tuple[str, tuple[Stored, ...]]:
+    """The operand whose order the sum takes, and both as they are stored then."""
+    spread = [t.name in low.network.constants and t.shape != out.shape for t in ins]
+    given = [t.name for t, constant in zip(ins, spread, strict=True) if not constant]
+    if not given:
+        raise refuse(layer, "all its operands are constants")
+    views = [low.views[name] for name in given]
+    if len(given) == 2 and any(name in low.network.constants for name in given):
+        # A constant of full shape goes where the other one lies.
+        given = [n for n in given if n not in low.network.constants] or given[:1]
+        views = [low.views[name] for name in given]
+    like = given[0]
+    others = [replace(v, stored="") for v in views]
+    if len(given) == 2 and others[0] != others[1]:
+        return _aligned(low, layer, ins)
+    if len({low.stored[v.stored].shape for v in views}) > 1:
+        raise refuse(layer, "its operands are stored in different orders")
+    found = []
+    for tensor in ins:
+        if tensor.name in given:
+            found.append(low.held(tensor.name))
+            continue
+        name = f"{layer.name}:{tensor.name}"
+        codes = np.broadcast_to(low.network.constants[tensor.name], out.shape)
+        low.spread[name] = low.scattered(low.views[like], codes)
+        own = Tensor(name, out.shape, tensor.format, tensor.scale)
+        found.append(low.new_like(own, like))
+    return like, tuple(found)
+
+
+def _aligned(low: Lowered, layer: L.Add, ins: list[Tensor]) -> tuple[str, tuple[Stored, ...]]:
+    """Operands of which one is channel-major: that one is transposed."""
+    views = [low.views[t.name] for t in ins]
+    for mine, other in ((0, 1), (1, 0)):
+        stored = low.stored[views[mine].stored]
+        goal = low.stored[views[other].stored]
+        same = replace(views[mine].turned(""), stored="") == replace(views[other], stored="")
+        if same and (stored.pixels, stored.channels) == (goal.channels, goal.pixels):
+            copy = turned(low, layer, stored, (goal.height, goal.width))
+            pair = (copy, goal) if mine == 0 else (goal, copy)
+            return ins[other].name, pair
+    raise refuse(layer, "its operands are stored in different orders")
 
 
 def copy(
@@ -146,20 +175,28 @@ def copy(
     pointwise(low, layer, (source,), out, mode, [powers(mode)[0]], source.scale - out.scale, **more)
 
 
-def convert(low: Lowered, layer: L.Convert | L.Reshape | L.Transpose) -> None:
+def convert(low: Lowered, layer: L.Convert | L.Reshape | L.Slice | L.Transpose) -> None:
     """A view where codes stay as they are, else a copy in the same order."""
     (x,), out = low.network.layer_tensors(layer)
-    source = low.held(x.name)
+    source, view = low.held(x.name), low.views[x.name]
     if isinstance(layer, L.Transpose):
-        moving = [a for a in layer.permutation if x.shape[a] > 1]
-        if moving != sorted(moving):
-            raise refuse(layer, f"it moves axes {moving} of {x.shape}")
+        moved = view.transposed(x.shape, layer.permutation)
+        if moved is None:
+            raise refuse(layer, f"it moves axes of {x.shape}, which is stored in another order")
+        view = moved
+    elif isinstance(layer, L.Slice):
+        taken = view.sliced(x.shape, layer.slices)
+        if taken is None:
+            raise refuse(layer, f"{layer.slices} of {x.shape}: only neighbouring channels")
+        view = taken
     for tensor in (x, out):
         engine_format(low, layer, tensor.format)
-    if (x.format, x.scale) == (out.format, out.scale) and x.name not in low.network.constants:
-        low.root[out.name] = source.name
+    same = (x.format, x.scale) == (out.format, out.scale)
+    if same and (x.name not in low.network.constants or view.stored in low.spread):
+        low.view_as(out.name, x.name, view)
         return
-    stored = low.new(out, (source.channels, source.height, source.width), source.positive)
+    stored = low.new_like(out, x.name, source.positive)
+    low.views[out.name] = replace(view, stored=out.name)
     copy(low, layer, source, stored)
 
 
@@ -168,12 +205,10 @@ def concat(low: Lowered, layer: L.Concat) -> None:
     ins, out = low.network.layer_tensors(layer)
     if layer.axis % len(out.shape) != 1:
         raise refuse(layer, f"axis {layer.axis}: only channels are joined")
-    sources = [low.held(t.name) for t in ins]
+    sources = [as_image(low, layer, t.name) for t in ins]
     shape = image(out.shape)
-    if shape is None or any(
-        (s.channels, s.height, s.width) != image(t.shape) for s, t in zip(sources, ins, strict=True)
-    ):
-        raise refuse(layer, "it reads a tensor stored in another order")
+    if shape is None:
+        raise refuse(layer, f"its output has the shape {out.shape}")
     stored = low.new(out, shape, all(s.positive for s in sources))
     block = low.spec.line_words * lanes.lanes(out.format)
     at = 0

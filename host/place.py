@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from opennpe.golden import formats, lanes
 from opennpe.golden.layout import FOLDS, Layout
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.host.jobs import Job, Stored
+from opennpe.host.jobs import Job, Rows, Stored, Task
 from opennpe.host.lowered import Lowered
 from opennpe.host.weights import channel_tiles
 
@@ -32,25 +32,28 @@ def choose_folds(low: Lowered) -> None:
     columns = low.spec.line_words
     written = {job.output: job for job in low.jobs}
     for stored in low.stored.values():
-        stored.fold = max(_folds(stored, written.get(stored.name), low, columns))
+        if stored.format in low.spec.mac.formats:
+            stored.fold = max(_folds(stored, written.get(stored.name), low, columns))
     changed = True
     while changed:
         changed = sum(_agree(low, job) for job in low.jobs) > 0
     for name in low.network.inputs:
-        if name in low.stored and name not in written:
+        if name in low.stored and name not in written and not low.stored[name].plain:
             _pack(low, low.stored[name])
 
 
 def _pack(low: Lowered, stored: Stored) -> None:
     """An input's pixels take no more words than they need, if all that read it can."""
     fits = stored.channels <= low.spec.line_words * lanes.lanes(stored.format)
-    if fits and all(job.kind == "dense" for job in low.jobs if stored.name in job.inputs):
+    if fits and all(job.by_element for job in low.jobs if stored.name in job.inputs):
         stored.fold, stored.packed = 1, True
 
 
-def _folds(stored: Stored, job: Job | None, low: Lowered, columns: int) -> list[int]:
+def _folds(stored: Stored, job: Task | None, low: Lowered, columns: int) -> list[int]:
     per_word = lanes.lanes(stored.format)
     found = [1]
+    if stored.plain:
+        return found
     for fold in FOLDS[1:]:
         fits = fold <= columns and stored.channels <= columns // fold * per_word
         if job is not None:
@@ -61,9 +64,9 @@ def _folds(stored: Stored, job: Job | None, low: Lowered, columns: int) -> list[
     return found
 
 
-def _agree(low: Lowered, job: Job) -> bool:
+def _agree(low: Lowered, job: Task) -> bool:
     """Folds that a column-wise job can take: a pixel begins at a column group."""
-    if job.kind == "dense":
+    if job.kind not in ("depth", "max"):
         return False
     changed = False
     out = low.stored[job.output].fold
@@ -96,28 +99,30 @@ class Room:
 
 def _needed(low: Lowered, spec: CoprocessorSpec) -> dict[str, int]:
     """Lines of every stored tensor, with those that a job writes or reads beyond its blocks."""
-    found = {}
-    for stored in low.stored.values():
-        found[stored.name] = layout(stored, spec.line_words).lines
+    found: dict[str, int] = {}
+
+    def wants(stored: Stored, blocks: int) -> None:
+        own = layout(stored, spec.line_words)
+        lines = (stored.first + blocks) * own.block_lines
+        owner = low.owner(stored.name)
+        found[owner] = max(found.get(owner, 0), lines)
+
     for job in low.jobs:
+        for name in (*job.inputs, job.output):
+            wants(low.stored[name], layout(low.stored[name], spec.line_words).blocks)
         out = low.stored[job.output]
         shape = layout(out, spec.line_words)
         ratio = job.lanes // shape.lanes
-        if ratio > 1:
+        if ratio > 1 and isinstance(job, Job):
             blocks = channel_tiles(job, spec.line_words, 1) * ratio
-            first = job.channel // (spec.line_words * shape.lanes)
-            found[out.name] = max(found[out.name], (first + blocks) * shape.block_lines)
+            wants(out, job.channel // (spec.line_words * shape.lanes) + blocks)
+        elif ratio > 1 and isinstance(job, Rows):
+            wants(out, layout(low.stored[job.inputs[0]], spec.line_words).blocks * ratio)
         if len(job.inputs) > 1:
-            blocks = max(
-                layout(low.stored[n], spec.line_words).blocks * job.factor(low.stored[n])
-                for n in job.inputs
-            )
-            for name in job.inputs:
-                own, factor = (
-                    layout(low.stored[name], spec.line_words),
-                    job.factor(low.stored[name]),
-                )
-                found[name] = max(found[name], -(-blocks // factor) * own.block_lines)
+            sources = [low.stored[n] for n in job.inputs]
+            blocks = max(layout(s, spec.line_words).blocks * job.factor(s) for s in sources)
+            for source in sources:
+                wants(source, -(-blocks // job.factor(source)))
     return found
 
 
@@ -133,9 +138,22 @@ def allocate(low: Lowered, share: int) -> Room:
     while True:
         failed = _first_fit(low, room, first, last)
         if failed is None:
+            _place_parts(low, room)
             return room
         room.streamed.add(failed)
         room.staging = spec.memory.buffer_lines // share
+
+
+def _place_parts(low: Lowered, room: Room) -> None:
+    """Parts of tensors lie in these."""
+    for stored in low.stored.values():
+        if not stored.within:
+            continue
+        if stored.within in room.streamed:
+            room.streamed.add(stored.name)
+        elif stored.within in room.base:
+            shape = layout(stored, low.spec.line_words)
+            room.base[stored.name] = room.base[stored.within] + stored.first * shape.block_lines
 
 
 def _lifetimes(low: Lowered) -> tuple[dict[str, int], dict[str, int]]:
@@ -143,7 +161,7 @@ def _lifetimes(low: Lowered) -> tuple[dict[str, int], dict[str, int]]:
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for index, job in enumerate(low.jobs):
-        for name in (*job.inputs, job.output):
+        for name in map(low.owner, (*job.inputs, job.output)):
             first.setdefault(name, index)
             last[name] = index
     for name in low.network.inputs:

@@ -14,12 +14,12 @@ from opennpe.host.lowered import (
     Lowered,
     checked_shift,
     engine_format,
-    image,
     nests,
     powers,
     refuse,
     two,
 )
+from opennpe.host.orient import as_image
 
 __all__ = ["pool"]
 
@@ -29,9 +29,7 @@ def pool(low: Lowered, layer: L.Pool) -> None:
     (x,), out = low.network.layer_tensors(layer)
     if len(layer.kernel) > 2 or x.shape[0] != 1:
         raise refuse(layer, f"{len(layer.kernel)} spatial axes, {x.shape[0]} samples")
-    source = low.held(x.name)
-    if (source.channels, source.height, source.width) != image(x.shape):
-        raise refuse(layer, "it reads a tensor stored in another order")
+    source = as_image(low, layer, x.name)
     for tensor in (x, out):
         engine_format(low, layer, tensor.format)
     inside = pooling.patches(np.ones((1, 1, *x.shape[2:]), dtype=np.int64), layer.kernel, layer, 0)

@@ -15,10 +15,11 @@ from opennpe.host.lowered import (
     checked_shift,
     clamp_codes,
     engine_format,
-    image,
     refuse,
     two,
 )
+from opennpe.host.orient import as_image, as_rows, part_of
+from opennpe.host.view import View, places
 
 __all__ = ["conv", "linear"]
 
@@ -46,11 +47,22 @@ def _product(
         rounding.check_terms(low.spec, layer, x.format, layer.weight_format, terms, abs(units))
         bias.append(units)
         shift.append(checked_shift(low, layer, exponent - out.scale))
-    shape = image(out.shape)
-    if shape is None:
-        raise refuse(layer, f"its output has the shape {out.shape}")
     relu = layer.clip is not None and layer.clip[0] >= 0
-    low.new(out, (shape[0], *size), relu)
+    channels = weights.shape[0]
+    if isinstance(layer, L.Linear):
+        stored = low.new_tokens(out, channels, size, relu)
+        if stored.channels > channels:
+            # Gaps between groups are sums of nothing.
+            kept, _ = places(View(out.name, low.views[out.name].channels))
+            held = np.zeros((stored.channels, *weights.shape[1:]), dtype=weights.dtype)
+            held[kept] = weights
+            weights = held
+            spread_bias, spread_shift = [0] * stored.channels, [shift[0]] * stored.channels
+            for n, place in enumerate(kept.tolist()):
+                spread_bias[place], spread_shift[place] = bias[n], shift[n]
+            bias, shift = spread_bias, spread_shift
+    else:
+        low.new(out, (channels, *size), relu)
     low.jobs.append(
         Job(
             layer.name,
@@ -81,9 +93,7 @@ def conv(low: Lowered, layer: L.Conv) -> None:
     (x,), out = low.network.layer_tensors(layer)
     if len(kernel) > 2 or x.shape[0] != 1:
         raise refuse(layer, f"{len(kernel)} spatial axes, {x.shape[0]} samples")
-    source = low.held(x.name)
-    if (source.channels, source.height, source.width) != image(x.shape):
-        raise refuse(layer, f"it reads {x.shape} from a tensor stored in another order")
+    source = as_image(low, layer, x.name)
     groups, total = layer.groups, layer.weights.shape[0]
     weights = layer.weights.reshape(*layer.weights.shape[:2], *two(kernel, 1))
     geometry = (
@@ -106,10 +116,17 @@ def conv(low: Lowered, layer: L.Conv) -> None:
 
 
 def linear(low: Lowered, layer: L.Linear) -> None:
-    """A window as large as the tensor behind the flat vector."""
+    """A window as large as the tensor behind a flat vector; of 1x1 where there are many rows."""
     (x,), _ = low.network.layer_tensors(layer)
-    source = low.held(x.name)
-    if math.prod(x.shape[:-1]) != 1:
-        raise refuse(layer, f"an input of shape {x.shape}: expected one flat vector")
-    weights = layer.weights.reshape(-1, source.channels, source.height, source.width)
-    _product(low, layer, weights, "dense", ((1, 1), (0, 0), (1, 1), (1, 1)), source)
+    if math.prod(x.shape[:-1]) == 1:
+        view = part_of(low, layer, low.views[x.name])
+        source = low.stored[view.stored]
+        weights = low.spread_weights(view, layer.weights)
+        _product(low, layer, weights, "dense", ((1, 1), (0, 0), (1, 1), (1, 1)), source)
+        return
+    view = part_of(low, layer, as_rows(low, layer, x.name))
+    source = low.stored[view.stored]
+    held = np.zeros((len(layer.weights), source.channels, 1, 1), dtype=layer.weights.dtype)
+    held[:, places(View(source.name, view.channels, view.channel))[0], 0, 0] = layer.weights
+    size = source.height, source.width
+    _product(low, layer, held, "dense", ((1, 1), (0, 0), (1, 1), size), source)

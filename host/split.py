@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Layout
@@ -165,8 +165,7 @@ def _exec(
     emitter.rows(job, place, head, first, stop)
     emitter.operand_head = head + stop * place.unit_lines
     lines = _steps(job, source, piece)
-    key: tuple[Any, ...] = (n, lines.start, lines.stop)
-    weights, _ = emitter.weight_piece(job, held, key, held.steps[n, lines.start : lines.stop])
+    weights, _ = emitter.weight_piece(job, held, (n, n + 1), (lines.start, lines.stop))
     top = head * emitter.spec.line_words
     if job.kind != "dense":
         top += n % place.factor * emitter.spec.line_words

@@ -10,9 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from opennpe.golden.layout import Axis
+import numpy as np
+from numpy.typing import NDArray
+from opennpe.golden.layout import Axis, walked
 
-__all__ = ["CHANNEL", "PIXEL", "View", "plain", "tokens"]
+__all__ = ["CHANNEL", "PIXEL", "View", "heads", "merged", "places", "plain", "tokens"]
 
 CHANNEL, PIXEL = "channel", "pixel"
 Slices = Sequence[tuple[int | None, int | None, int]]
@@ -25,12 +27,13 @@ class View:
     Attributes:
         stored: name of the stored tensor.
         axes: stretches in the tensor's row-major order; none of extent 1, no two that are one.
-        channel: the first channel; every pixel takes part.
+        channel, pixel: the first ones.
     """
 
     stored: str
     axes: tuple[Axis, ...]
     channel: int = 0
+    pixel: int = 0
 
     def by_axis(self, shape: Sequence[int]) -> list[tuple[Axis, ...]] | None:
         """The stretches of each axis of a shape; None where an axis ends inside one."""
@@ -58,7 +61,7 @@ class View:
         parts = self.by_axis(shape)
         if parts is None:
             return None
-        return replace(self, axes=_merged([a for axis in permutation for a in parts[axis]]))
+        return replace(self, axes=merged([a for axis in permutation for a in parts[axis]]))
 
     def sliced(self, shape: Sequence[int], slices: Slices) -> View | None:
         """The view of part of a tensor, where that is neighbouring channels."""
@@ -77,14 +80,25 @@ class View:
                 return None
             channel += start // inner * own[0].stride
             axes += [replace(own[0], size=(stop - start) // inner), *own[1:]]
-        return View(self.stored, _merged(axes), channel)
+        return replace(self, axes=merged(axes), channel=channel)
+
+    def turned(self, stored: str) -> View:
+        """The view of the copy whose channels are this one's pixels."""
+        other = {CHANNEL: PIXEL, PIXEL: CHANNEL}
+        axes = tuple(replace(axis, of=other[axis.of]) for axis in self.axes)
+        return View(stored, axes, self.pixel, self.channel)
+
+    @property
+    def channels(self) -> tuple[Axis, ...]:
+        """The stretches of channels."""
+        return tuple(axis for axis in self.axes if axis.of == CHANNEL)
 
     def sizes(self, of: str) -> int:
         """How many channels or pixels take part."""
         return math.prod(axis.size for axis in self.axes if axis.of == of)
 
 
-def _merged(axes: Sequence[Axis]) -> tuple[Axis, ...]:
+def merged(axes: Sequence[Axis]) -> tuple[Axis, ...]:
     """Neighbouring stretches that are one as one, those of extent 1 left out."""
     found: list[Axis] = []
     for axis in axes:
@@ -104,12 +118,21 @@ def _groups(channels: int, group: int, room: int) -> list[Axis]:
 
 def plain(stored: str, channels: int, pixels: int) -> View:
     """Channels outermost, as images have them."""
-    return View(stored, _merged([Axis(CHANNEL, channels, 1), Axis(PIXEL, pixels, 1)]))
+    return View(stored, merged([Axis(CHANNEL, channels, 1), Axis(PIXEL, pixels, 1)]))
 
 
 def tokens(stored: str, channels: int, pixels: int, group: int = 0, room: int = 0) -> View:
     """Pixels outermost, as rows of features have them; channels may lie in groups."""
     group = group or channels
-    return View(
-        stored, _merged([Axis(PIXEL, pixels, 1), *_groups(channels, group, room or group)])
-    )
+    return View(stored, merged([Axis(PIXEL, pixels, 1), *_groups(channels, group, room or group)]))
+
+
+def heads(stored: str, count: int, channels: int, pixels: int, room: int) -> View:
+    """Groups of channels outermost, then pixels, as attention has its heads."""
+    axes = [Axis(CHANNEL, count, room), Axis(PIXEL, pixels, 1), Axis(CHANNEL, channels, 1)]
+    return View(stored, merged(axes))
+
+
+def places(view: View) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Channel and pixel of every code of a view, row-major (codes,)."""
+    return walked(view.axes, view.channel, view.pixel)

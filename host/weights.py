@@ -10,9 +10,10 @@ from opennpe.golden import formats, lanes
 from opennpe.golden.commands import PARAMETER_LINES, TABLE_LINES
 from opennpe.golden.layout import Layout
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.host.jobs import Job
+from opennpe.host.jobs import Job, Task
 
-__all__ = ["channel_tiles", "narrow_lines", "parameter_lines", "table_lines", "weight_steps"]
+__all__ = ["channel_tiles", "narrow_lines", "packed_parameters", "parameter_lines",
+           "table_lines", "weight_steps"]  # fmt: skip
 
 Codes = NDArray[Any]
 Words = NDArray[np.uint16]
@@ -57,21 +58,33 @@ def narrow_lines(job: Job, steps: Codes) -> Words:
 
 def parameter_lines(job: Job, spec: CoprocessorSpec, fold: int) -> Words:
     """Biases and shifts (channel tiles, lines a tile, columns)."""
-    columns, bits = spec.line_words, spec.engine.lane_accumulator_bits(job.mode_a)
-    tiles, group = channel_tiles(job, columns, fold), columns // fold
+    group = spec.line_words // fold
+    return np.tile(packed_parameters(spec, job, job.bias, job.shift, job.lanes, group), fold)
+
+
+def packed_parameters(
+    spec: CoprocessorSpec, job: Task, bias: list[int], shift: list[int], share: int, group: int
+) -> Words:
+    """Biases and shifts (channel tiles, lines a tile, columns), ``share`` channels a column.
+
+    Args:
+        group: columns that a channel tile takes.
+    """
+    bits = spec.engine.lane_accumulator_bits(job.mode_a)
+    tiles = -(-len(bias) // (group * share))
     found = np.zeros((tiles, PARAMETER_LINES, group), dtype=np.uint16)
     mask, shift_mask = (1 << bits) - 1, (1 << spec.engine.shift_bits) - 1
-    for channel, (bias, shift) in enumerate(zip(job.bias, job.shift, strict=True)):
-        word, lane = divmod(channel, job.lanes)
+    for channel, (offset, power) in enumerate(zip(bias, shift, strict=True)):
+        word, lane = divmod(channel, share)
         tile, column = divmod(word, group)
-        value = (bias & mask) << lane * bits
+        value = (offset & mask) << lane * bits
         for i in range(BIAS_LINES):
             found[tile, i, column] |= value >> 16 * i & 0xFFFF
-        found[tile, BIAS_LINES + lane, column] = shift & shift_mask
-    return np.tile(found, (1, 1, fold))
+        found[tile, BIAS_LINES + lane, column] = power & shift_mask
+    return found
 
 
-def table_lines(job: Job, columns: int) -> Words:
+def table_lines(job: Task, columns: int) -> Words:
     """The activation table (lines, columns)."""
     entries = np.zeros(TABLE_LINES, dtype=np.uint16)
     if job.table is not None:
