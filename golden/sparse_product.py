@@ -16,7 +16,7 @@ from opennpe.golden import formats, mac
 from opennpe.golden.errors import AccumulatorError, SparseError
 from opennpe.golden.sparse import Packed, Stream
 
-__all__ = ["matmul"]
+__all__ = ["check_terms", "matmul"]
 
 
 def matmul(
@@ -59,7 +59,7 @@ def matmul(
     reals = np.zeros(rows) if bias is None else np.asarray(bias, dtype=np.float64)
     grid = mac.grid_exponent(fx.name, fw.name)
     units = [mac.to_grid(float(v), grid) for v in reals]
-    _check_terms(packed, fx.name, max((abs(u) for u in units), default=0))
+    check_terms(packed, fx.name, max((abs(u) for u in units), default=0))
     nan_pixel = ~np.isfinite(fx.decode(codes)).all(axis=0)
     sums, nan_row = _walk(packed.stream(), fw, fx, codes, units)
     exponent = grid + shift
@@ -70,8 +70,12 @@ def matmul(
     return result
 
 
-def _check_terms(packed: Packed, x_format: str, bias_units: int) -> None:
-    """The limit is the dense product's: what a layer may hold does not depend on its zeros."""
+def check_terms(packed: Packed, x_format: str, bias_units: int) -> None:
+    """Refuse what the dense product's accumulator may not hold; zeros make no difference to it.
+
+    Raises:
+        AccumulatorError: more terms than the accumulator is sure to hold.
+    """
     terms = packed.shape[1] + -(-bias_units // mac.max_product(x_format, packed.format))
     limit = mac.max_terms(x_format, packed.format)
     if terms > limit:
