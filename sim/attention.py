@@ -19,6 +19,7 @@ from opennpe.golden import layers as L
 from opennpe.golden.network import Tensor
 from opennpe.golden.rotary import halves, position_rows
 from opennpe.golden.rounding import check_terms, reciprocal
+from opennpe.sim import layer_norm
 from opennpe.sim.encode import encode_bits, float_bits, target, two_sum_odd
 from opennpe.sim.gemm import run_spans
 from opennpe.sim.integers import integer_table, power, scaled_integer
@@ -192,7 +193,18 @@ def normalise(
         Unsuited: scales beyond reason.
     """
     x, inner = ins[0], Tensor(layer.name, ins[0].shape, layer.inner_format, layer.inner_scale)
-    codes = attention.x_hat(spec, layer, x, values[0].first())
+    codes = layer_norm.normalise(
+        attention.norm_unit(layer),
+        values[0].first(),
+        x.format,
+        x.scale,
+        kind=layer.kind,
+        epsilon=layer.epsilon,
+        out=inner.format,
+        out_shift=-inner.scale,
+        underflow=spec.underflow,
+        threads=threads,
+    )
     if layer.gamma is None:
         return Value(first=convert_codes(codes, inner, out, spec.underflow, threads)), "unit"
     names = (inner.format, layer.weight_format)
