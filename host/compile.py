@@ -22,6 +22,7 @@ from opennpe.host.prefetch import hoist
 from opennpe.host.reorder import settle
 from opennpe.host.rows import rows
 from opennpe.host.schedule import schedule
+from opennpe.host.sparse import Choice
 from opennpe.host.sparse_execs import records
 from opennpe.host.turn import turn
 from opennpe.host.view import CHANNEL, plain
@@ -37,12 +38,17 @@ SHARES = (8, 4, 2)
 
 
 def compile(
-    network: Network, spec: CoprocessorSpec, keep: Iterable[str] | Literal["all"] = ()
+    network: Network,
+    spec: CoprocessorSpec,
+    keep: Iterable[str] | Literal["all"] = (),
+    sparse: Choice = "auto",
 ) -> Program:
     """The program that runs one sample of a network on a co-processor.
 
     Args:
         keep: tensors to be stored outside as well, by name; "all" for every one there is.
+        sparse: which layers run sparse: "auto" or "cycles", those that take fewer cycles so;
+            "bytes", those whose weights take less room; "never"; "always".
 
     Raises:
         CompileError: a layer the co-processor does not do, or that fits nowhere, by name.
@@ -50,7 +56,7 @@ def compile(
     """
     spec.check_coprocessor()
     names = () if keep == "all" else tuple(keep)
-    low = lower(spec, network, names)
+    low = lower(spec, network, names, sparse)
     choose_folds(low)
     kept = _kept(low, keep)
     for share in SHARES[:-1]:

@@ -17,22 +17,26 @@ from opennpe.host.lowered import Lowered, image, refuse
 from opennpe.host.pixelwise import add, concat, convert
 from opennpe.host.pooling import pool
 from opennpe.host.products import conv, linear
+from opennpe.host.sparse import Choice, choose
 from opennpe.host.survey import groups, wanted_orders
 
 __all__ = ["lower"]
 
 
-def lower(spec: CoprocessorSpec, network: Network, whole: Iterable[str] = ()) -> Lowered:
+def lower(
+    spec: CoprocessorSpec, network: Network, whole: Iterable[str] = (), sparse: Choice = "auto"
+) -> Lowered:
     """Every layer to a job, a view or the host.
 
     Args:
         whole: tensors that must exist: their activations are not fused into the layer before.
+        sparse: which layers run sparse; see :func:`opennpe.host.sparse.choose`.
 
     Raises:
         CompileError: a layer that has no mapping, by name.
     """
-    low = Lowered(spec, network, groups=groups(network))
-    for name, order in wanted_orders(network).items():
+    low = Lowered(spec, network, groups=groups(network), sparse=choose(spec, network, sparse))
+    for name, order in wanted_orders(network, low.sparse).items():
         given(low, network.tensors[name], order)
     readers: dict[str, int] = {}
     for layer in network.layers:
@@ -70,6 +74,11 @@ def given(low: Lowered, tensor: Tensor, order: str) -> None:
         order = "image"
     if order == "heads" and len(shape) > 1:
         low.new_heads(tensor, (1, shape[-2]))
+        return
+    if order in ("columns", "image columns"):
+        last = order == "columns"
+        features = shape[-1] if last else shape[1]
+        low.new_columns(tensor, math.prod(shape) // features, features, (features, features), last)
         return
     if order == "rows" and shape:
         low.new_tokens(tensor, shape[-1], (1, math.prod(shape[:-1])))

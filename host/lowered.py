@@ -110,6 +110,31 @@ class Lowered:
         view = heads(tensor.name, count, channels, stored.pixels, room)
         return self._put(tensor.name, stored, view)
 
+    def new_columns(
+        self,
+        tensor: Tensor,
+        pixels: int,
+        features: int,
+        groups: Pair,
+        last: bool = True,
+        positive: bool = False,
+    ) -> Stored:
+        """Room for a network tensor as one of its pixels as channels and its features as pixels.
+
+        Args:
+            groups: features of a group, and the room that it takes.
+            last: whether features are the tensor's last axis; else its first.
+        """
+        total = features // groups[0] * groups[1]
+        stored = Stored(
+            tensor.name, pixels, 1, total, tensor.format, tensor.scale, positive=positive
+        )
+        stored.plain = True
+        view = tokens(tensor.name, features, pixels, *groups).turned(tensor.name)
+        if not last:
+            view = plain(tensor.name, features, pixels).turned(tensor.name)
+        return self._put(tensor.name, stored, view)
+
     def new_like(self, tensor: Tensor, source: str, positive: bool = False) -> Stored:
         """Room for a network tensor that lies as another of its size does."""
         old = self.held(source)

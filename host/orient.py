@@ -9,7 +9,7 @@ from opennpe.host.jobs import Stored, Turn
 from opennpe.host.lowered import Lowered, Pair, image, refuse
 from opennpe.host.view import CHANNEL, PIXEL, View, merged, places, plain
 
-__all__ = ["as_image", "as_rows", "is_rows", "part_of", "turned", "whole_view"]
+__all__ = ["as_columns", "as_image", "as_rows", "is_rows", "part_of", "turned", "whole_view"]
 
 
 def turned(low: Lowered, layer: L.LayerBase, source: Stored, size: Pair | None = None) -> Stored:
@@ -64,8 +64,33 @@ def as_rows(low: Lowered, layer: L.LayerBase, name: str) -> View:
     if is_rows(view, source.pixels, shape):
         return view
     if is_rows(view.turned(""), source.channels, shape):
-        return view.turned(turned(low, layer, source).name)
+        return view.turned("").of(turned(low, layer, source).name)
     raise refuse(layer, f"it reads '{name}' of shape {shape}, which is stored in another order")
+
+
+def as_columns(low: Lowered, layer: L.LayerBase, name: str, last: bool) -> View | None:
+    """The view of a tensor with its features along pixels and everything else along channels,
+    transposed if it must be; None where it is stored in no such order.
+
+    Args:
+        last: whether features are the last axis; else the axis after the first.
+    """
+    view, shape = low.views[name], low.tensor(name).shape
+    order = [*range(len(shape))]
+    if not last:
+        order = [0, *order[2:], 1]
+    moved = view.transposed(shape, order)
+    if moved is None:
+        return None
+    shape = tuple(shape[axis] for axis in order)
+    source = low.stored[view.stored]
+    other = moved.turned("")
+    if is_rows(other, source.channels, shape) and not moved.channel:
+        source.plain = True
+        return moved
+    if is_rows(moved, source.pixels, shape):
+        return other.of(turned(low, layer, source).name)
+    return None
 
 
 def as_image(low: Lowered, layer: L.LayerBase, name: str) -> Stored:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from opennpe.golden import formats, mac, rounding
 from opennpe.golden import layers as L
-from opennpe.golden import mac, rounding
-from opennpe.host.jobs import Job, Stored
+from opennpe.golden.network import Tensor
+from opennpe.host.jobs import Job, Records, Stored
 from opennpe.host.lowered import (
     Codes,
     Lowered,
@@ -18,8 +19,9 @@ from opennpe.host.lowered import (
     refuse,
     two,
 )
-from opennpe.host.orient import as_image, as_rows, part_of
-from opennpe.host.view import View, places
+from opennpe.host.orient import as_columns, as_image, as_rows, part_of
+from opennpe.host.sparse import best_shape
+from opennpe.host.view import View, merged, places
 
 __all__ = ["conv", "linear"]
 
@@ -38,15 +40,7 @@ def _product(
     mode_a, mode_b = mac.compute_formats(x.format, layer.weight_format)
     for name in (mode_a, mode_b, out.format):
         engine_format(low, layer, name)
-    grid = mac.grid_exponent(mode_a, mode_b)
-    bias, shift = [], []
-    terms = int(np.prod(layer.weights.shape[1:]))
-    for scale, value in zip(layer.weight_scale, layer.bias, strict=True):
-        exponent = x.scale + int(scale)
-        units = mac.to_grid(float(value), grid + exponent)
-        rounding.check_terms(low.spec, layer, x.format, layer.weight_format, terms, abs(units))
-        bias.append(units)
-        shift.append(checked_shift(low, layer, exponent - out.scale))
+    bias, shift = _offsets(low, layer, x, out)
     relu = layer.clip is not None and layer.clip[0] >= 0
     channels = weights.shape[0]
     if isinstance(layer, L.Linear):
@@ -87,12 +81,81 @@ def _product(
     )
 
 
+def _offsets(
+    low: Lowered, layer: L.Conv | L.Linear, x: Tensor, out: Tensor
+) -> tuple[list[int], list[int]]:
+    """Biases on the engine's grid and shifts, an output channel each."""
+    grid = mac.grid_exponent(*mac.compute_formats(x.format, layer.weight_format))
+    bias, shift = [], []
+    terms = int(np.prod(layer.weights.shape[1:]))
+    for scale, value in zip(layer.weight_scale, layer.bias, strict=True):
+        exponent = x.scale + int(scale)
+        units = mac.to_grid(float(value), grid + exponent)
+        rounding.check_terms(low.spec, layer, x.format, layer.weight_format, terms, abs(units))
+        bias.append(units)
+        shift.append(checked_shift(low, layer, exponent - out.scale))
+    return bias, shift
+
+
+def columns(low: Lowered, layer: L.Conv | L.Linear, last: bool) -> bool:
+    """A sparse job, if the input is there channel-major or can be.
+
+    Args:
+        last: whether features are the last axis; else the axis after the first.
+    """
+    (x,), out = low.network.layer_tensors(layer)
+    view = as_columns(low, layer, x.name, last)
+    if view is None:
+        return False
+    source = low.stored[view.stored]
+    outputs = layer.weights.shape[0]
+    group = low.groups.get(out.name, outputs)
+    room = low.room(out.format, group) if group < outputs else group
+    own = Tensor(out.name, out.shape, out.format, out.scale)
+    relu = layer.clip is not None and layer.clip[0] >= 0
+    stored = low.new_columns(own, source.channels, outputs, (group, room), last, relu)
+    inputs = places(View(source.name, merged(view.features), view.channel, view.pixel))[1]
+    rows = places(View(out.name, merged(low.views[out.name].features)))[1]
+    bias, shift = _offsets(low, layer, x, out)
+    mode_a, mode_b = mac.compute_formats(x.format, layer.weight_format)
+    weights = np.zeros((stored.pixels, source.pixels), dtype=layer.weights.dtype)
+    weights[np.ix_(rows, inputs)] = layer.weights.reshape(outputs, -1)
+    spread_bias, spread_shift = [0] * stored.pixels, [shift[0]] * stored.pixels
+    for n, place in enumerate(rows.tolist()):
+        spread_bias[place], spread_shift[place] = bias[n], shift[n]
+    nonzero = np.asarray(formats.get(layer.weight_format).decode(weights) != 0)
+    blocks = -(-source.channels // low.room(source.format, 1))
+    found = best_shape(low.spec, layer.weight_format, nonzero, blocks)
+    if found is None:
+        raise refuse(layer, "no record fits in a line")
+    low.jobs.append(
+        Records(
+            layer.name,
+            "sparse",
+            (source.name,),
+            out.name,
+            mode_a,
+            mode_b,
+            out.format,
+            found[0],
+            weights,
+            spread_bias,
+            spread_shift,
+            clamp=clamp_codes(low, out, layer.clip),
+            layers=[layer.name],
+        )
+    )
+    return True
+
+
 def conv(low: Lowered, layer: L.Conv) -> None:
     """Dense or depthwise; other groups are dense with weights of zero."""
     kernel = layer.weights.shape[2:]
     (x,), out = low.network.layer_tensors(layer)
     if len(kernel) > 2 or x.shape[0] != 1:
         raise refuse(layer, f"{len(kernel)} spatial axes, {x.shape[0]} samples")
+    if layer.name in low.sparse and columns(low, layer, last=False):
+        return
     source = as_image(low, layer, x.name)
     groups, total = layer.groups, layer.weights.shape[0]
     weights = layer.weights.reshape(*layer.weights.shape[:2], *two(kernel, 1))
@@ -118,6 +181,8 @@ def conv(low: Lowered, layer: L.Conv) -> None:
 def linear(low: Lowered, layer: L.Linear) -> None:
     """A window as large as the tensor behind a flat vector; of 1x1 where there are many rows."""
     (x,), _ = low.network.layer_tensors(layer)
+    if layer.name in low.sparse and columns(low, layer, last=True):
+        return
     if math.prod(x.shape[:-1]) == 1:
         view = part_of(low, layer, low.views[x.name])
         source = low.stored[view.stored]

@@ -35,14 +35,23 @@ def groups(network: Network) -> dict[str, int]:
     return found
 
 
-def wanted_orders(network: Network) -> Mapping[str, str]:
-    """How inputs and constants are stored: "image" (channels, pixels), "rows" or "heads"."""
+def wanted_orders(network: Network, sparse: set[str]) -> Mapping[str, str]:
+    """How inputs and constants are stored: "image" (channels, pixels), "rows", "heads", or, where
+    only sparse layers read them, "columns" and "image columns".
+
+    Args:
+        sparse: names of the layers that run sparse.
+    """
     readers: dict[str, list[L.Layer]] = {}
     for layer in network.layers:
         for name in layer.inputs:
             readers.setdefault(name, []).append(layer)
     found = {}
     for name in (*network.inputs, *network.constants):
+        own = readers.get(name, ())
+        if own and all(layer.name in sparse for layer in own):
+            found[name] = "image columns" if isinstance(own[0], L.Conv) else "columns"
+            continue
         found[name] = _order(network, readers, name)
     return found
 

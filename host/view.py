@@ -82,11 +82,20 @@ class View:
             axes += [replace(own[0], size=(stop - start) // inner), *own[1:]]
         return replace(self, axes=merged(axes), channel=channel)
 
+    def of(self, stored: str) -> View:
+        """The same view of another stored tensor."""
+        return replace(self, stored=stored)
+
     def turned(self, stored: str) -> View:
         """The view of the copy whose channels are this one's pixels."""
         other = {CHANNEL: PIXEL, PIXEL: CHANNEL}
         axes = tuple(replace(axis, of=other[axis.of]) for axis in self.axes)
         return View(stored, axes, self.pixel, self.channel)
+
+    @property
+    def features(self) -> tuple[Axis, ...]:
+        """The stretches of pixels: the features of a channel-major tensor."""
+        return tuple(axis for axis in self.axes if axis.of == PIXEL)
 
     @property
     def channels(self) -> tuple[Axis, ...]:
