@@ -250,13 +250,25 @@ def matmul(
     lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     result = np.empty((*lead, left.shape[-2], columns), dtype=formats.get(out.format).dtype)
     lefts = np.broadcast_to(left, (*lead, *left.shape[-2:]))
+    outer = lead[: len(lead) - _shared(lead, right.shape[:-2])]
+    # A right side that several left sides share (grouped queries) is packed once for all of them.
     rights = np.broadcast_to(right, (*lead, depth, columns))
+    rights = rights[(..., *[0] * (len(lead) - len(outer)), slice(None), slice(None))]
     paths = []
-    for index in np.ndindex(lead):
+    for index in np.ndindex(outer):
         # A job remembers what its own right side owes: one for each product.
         job = affine.Job(spec, out, zero, exponents, layer.clip, cpu.threads(threads), force)
         packed = Right(pair, held, kernel, np.ascontiguousarray(rights[index]), (depth,))
         rows = np.ascontiguousarray(lefts[index]).reshape(-1, 1, 1, 1, depth)
-        paths.append(affine.multiply(affine.Left(rows, shape, packed), packed, 0, job,
-                                     result[index]))  # fmt: skip
+        written = result[index].reshape(-1, columns)
+        paths.append(affine.multiply(affine.Left(rows, shape, packed), packed, 0, job, written))
     return Value(first=result), max(set(paths), key=paths.count)
+
+
+def _shared(lead: tuple[int, ...], right: tuple[int, ...]) -> int:
+    """How many of the last leading axes the right side is the same along."""
+    padded = (1,) * (len(lead) - len(right)) + right
+    count = 0
+    while count < len(lead) and padded[len(lead) - 1 - count] == 1:
+        count += 1
+    return count
