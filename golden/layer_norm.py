@@ -301,10 +301,17 @@ def normalise(
     settings(spec, format, longest, scale, kind, epsilon, out, out_shift, underflow)
     result = np.zeros(rows.shape, dtype=formats.get(out).dtype)
     for index in range(len(rows) if length else 0):
-        row, count = rows[index].astype(np.int64), counts[index]
-        given = settings(spec, format, count, scale, kind, epsilon, out, out_shift, underflow)
-        values, exponent, nan = _row(spec, given, row, kept[index])
-        result[index] = exact.rounded(
-            out, values, kept[index] & nan, np.asarray(exponent), underflow
+        given = settings(
+            spec, format, counts[index], scale, kind, epsilon, out, out_shift, underflow
         )
+        result[index] = normalised(spec, given, rows[index], kept[index])
     return result.reshape(array.shape)
+
+
+def normalised(spec: NormSpec, given: Settings, codes: ArrayLike, keep: ArrayLike) -> Codes:
+    """One row (K,) by the unit's own settings; ``given.count`` need not be what ``keep`` keeps."""
+    flags = np.asarray(keep, dtype=bool)
+    values, exponent, nan = _row(spec, given, np.asarray(codes).astype(np.int64), flags)
+    rule: Underflow = "zero" if given.underflow_zero else "minpos"
+    out = ENGINE_FORMATS[given.out]
+    return np.asarray(exact.rounded(out, values, flags & nan, np.asarray(exponent), rule))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from opennpe.golden import commands as C
 from opennpe.golden import exact, formats, lanes, microops
 from opennpe.golden.errors import ProgramError
+from opennpe.golden.machine_rows import normalised_multiplier
 from opennpe.golden.spec import CoprocessorSpec
 
 __all__ = ["illegal", "sparse_sums", "stream_of", "transposed"]
@@ -49,6 +50,9 @@ def illegal(spec: CoprocessorSpec, command: C.Command) -> str:
     per_word, out_lanes = lanes.lanes(names[0]), lanes.lanes(names[2])
     if not (command["begin"] and command["finish"]) or command["fold"] or command["table"]:
         return f"a {kind} in parts, folded or with a table"
+    taps = command["kernel_y"] * command["kernel_x"]
+    if taps != 1 or (kind != "transpose" and command["words"] * command["last_words"] != 1):
+        return f"a {kind} with taps or words"
     if kind == "transpose":
         if rows != columns or per_word != out_lanes or command["tiles"] != 1:
             return f"a transposition on {rows} rows by {columns} columns, {names[0]} to {names[2]}"
@@ -68,8 +72,8 @@ def illegal(spec: CoprocessorSpec, command: C.Command) -> str:
     most = min(unit.max_length, command["blocks"] * columns * per_word)
     if not 1 <= command["inputs"] <= most or command["tiles"] != 2:
         return f"a row of {command['inputs']} elements, {most} at most"
-    if command["kernel_y"] * command["kernel_x"] * command["words"] * command["last_words"] != 1:
-        return "a row with taps"
+    if kind == "softmax" and not normalised_multiplier(command):
+        return "a multiplier without its leading bit"
     return ""
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from opennpe.golden import activations, formats
 from opennpe.golden.commands import Command, decode
 from opennpe.golden.errors import OpenNPEError, ProgramError
-from opennpe.golden.layout import Axis, Layout
+from opennpe.golden.layout import Axis, Layout, walked
 from opennpe.golden.machine import Window
 from opennpe.golden.network import Tensor
 from opennpe.golden.registers import VERSION
@@ -72,13 +72,7 @@ class Symbol:
         if not self.axes:
             codes = np.arange(layout.channels * layout.pixels)
             return codes // layout.pixels, codes % layout.pixels
-        found = {"channel": np.array([self.channel]), "pixel": np.zeros(1, dtype=np.int64)}
-        for axis in self.axes:
-            step = np.arange(axis.size)[None] * axis.stride
-            for of, held in found.items():
-                moved = step if of == axis.of else 0 * step
-                found[of] = (held[:, None] + moved).reshape(-1)
-        return found["channel"], found["pixel"]
+        return walked(self.axes, self.channel)
 
     def write(self, memory: NDArray[np.uint8], codes: Codes) -> None:
         """Put the tensor's codes, of its shape, into the memory."""

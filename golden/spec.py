@@ -6,12 +6,14 @@ level only. Fields are choices, properties are consequences.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from opennpe.golden.errors import SpecError
 from opennpe.golden.formats import ENGINE_FORMATS, Underflow, check_underflow, get
+from opennpe.golden.layer_norm_spec import NormSpec
 from opennpe.golden.mac import GROUP_BITS, max_terms, operand_format
+from opennpe.golden.softmax_spec import SoftmaxSpec
 
 __all__ = [
     "LOAD_QUEUE",
@@ -178,6 +180,8 @@ class CoprocessorSpec:
     name: str = "custom"
     array: ArraySpec = field(default_factory=ArraySpec)
     memory: MemorySpec = field(default_factory=MemorySpec)
+    softmax: SoftmaxSpec = field(default_factory=SoftmaxSpec)
+    norm: NormSpec = field(default_factory=NormSpec)
 
     @property
     def engine(self) -> EngineSpec:
@@ -188,6 +192,16 @@ class CoprocessorSpec:
     def mac(self) -> MacSpec:
         """The engine's arithmetic."""
         return self.array.engine.mac
+
+    @property
+    def softmax_unit(self) -> SoftmaxSpec:
+        """The softmax unit: a lane a column, whatever ``softmax.lanes`` says."""
+        return replace(self.softmax, lanes=self.array.columns)
+
+    @property
+    def norm_unit(self) -> NormSpec:
+        """The normalisation unit: a lane a column, whatever ``norm.lanes`` says."""
+        return replace(self.norm, lanes=self.array.columns)
 
     @property
     def underflow(self) -> Underflow:

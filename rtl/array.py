@@ -10,11 +10,13 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from opennpe.golden.commands import KINDS, PARAMETER_LINES
 from opennpe.golden.formats import ENGINE_FORMATS, get
+from opennpe.golden.microops import BLOCK_ROWS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import ports
 from opennpe.rtl.engine import Engine
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import SLOTS, WORD_BITS
+from opennpe.rtl.microops import WEIGHTS
 from opennpe.rtl.operands import FOLDS, max_folds
 from opennpe.rtl.order import Larger, spread
 from opennpe.rtl.sequence import lanes_of
@@ -35,7 +37,7 @@ def _controls(spec: CoprocessorSpec) -> dict[str, Any]:
         "sum_first": In(1),
         "sum_last": In(1),
         "element": In(2),
-        "kind": In(2),
+        "kind": In(3),
         "fold": In(2),
         "mode_a": In(2),
         "mode_b": In(2),
@@ -43,6 +45,15 @@ def _controls(spec: CoprocessorSpec) -> dict[str, Any]:
         "weights": In(bits),
         "parameters": In(PARAMETER_LINES * bits),
         "ready": In(1),
+    }
+
+
+def _shared(spec: CoprocessorSpec) -> dict[str, Any]:
+    """What sparse execs tell rows by their place in a row block."""
+    return {
+        "scalars": In(WEIGHTS * WORD_BITS),
+        "block_rows": In(2),
+        "channel": In(ceil_log2(spec.array.columns)),
     }
 
 
@@ -66,6 +77,8 @@ class EngineArray(wiring.Component):
         kind, fold, mode_a, mode_b, out: In, of the exec.
         words, inside: In, every row's line and which folds lie inside, row 0 lowest.
         weights: In, a line. parameters: In, ``PARAMETER_LINES`` lines.
+        scalars, block_rows, channel: In, of a sparse exec: the record's weights, log2 of the rows a
+            block, the column whose parameters are those of the block's first channel.
         go: Out, the step is taken (or there is none).
         valid, codes, lane, last_lane: Out; ready: In: results, as
             :class:`opennpe.rtl.results.Results` takes them.
@@ -75,12 +88,21 @@ class EngineArray(wiring.Component):
         self.spec = spec
         rows, columns = spec.array.rows, spec.array.columns
         lines = {"words": In(rows * 8 * spec.line_bytes), "inside": In(rows * FOLDS)}
-        super().__init__(_controls(spec) | lines | _answers(spec, rows * columns))
+        answers = _answers(spec, rows * columns)
+        super().__init__(_controls(spec) | _shared(spec) | lines | answers)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         rows = [EngineRow(self.spec) for _ in range(self.spec.array.rows)]
+        records = [self._record(m, j) for j in range(WEIGHTS)]
         for r, row in enumerate(rows):
+            # The row's place in its block of 1, 2 or 4 rows.
+            own = [r % rows_a_block for rows_a_block in BLOCK_ROWS]
+            scalars = [self.scalars.word_select(j, WORD_BITS) for j in own]
+            m.d.comb += [
+                row.scalar.eq(Array(scalars)[self.block_rows]),
+                row.record.eq(Array(records[j] for j in own)[self.block_rows]),
+            ]
             place(m, platform, f"row{r}", row)
             m.d.comb += [
                 getattr(row, name).eq(getattr(self, name)) for name in _controls(self.spec)
@@ -97,16 +119,47 @@ class EngineArray(wiring.Component):
         ]
         return m
 
+    def _record(self, m: Module, j: int) -> Signal:
+        """The parameters of a row block's channel ``j``."""
+        columns = self.spec.array.columns
+        column = Signal(ceil_log2(columns), name=f"column{j}")
+        record = Signal(PARAMETER_LINES * WORD_BITS, name=f"record{j}")
+        m.d.comb += [
+            column.eq(self.channel + j),
+            record.eq(
+                Array(Cat(*parameter_words(self.parameters, columns, i)) for i in range(columns))[
+                    column
+                ]
+            ),
+        ]
+        return record
+
+
+def parameter_words(lines: Value, columns: int, column: int) -> list[Value]:
+    """A column's words of ``PARAMETER_LINES`` lines."""
+    bits = columns * WORD_BITS
+    parts = [lines[i * bits : (i + 1) * bits] for i in range(PARAMETER_LINES)]
+    return [part.word_select(column, WORD_BITS) for part in parts]
+
 
 class EngineRow(wiring.Component):
-    """The engines of a row; ports as those of :class:`EngineArray`, ``covered`` is ``inside``."""
+    """The engines of a row; ports as those of :class:`EngineArray`, ``covered`` is ``inside``.
+
+    In a sparse exec ``scalar`` is the row's weight, for all lanes of all columns, and ``record``
+    the parameters of its channel, those of lane 0 for all.
+    """
 
     module_name = "engine_row"
 
     def __init__(self, spec: CoprocessorSpec) -> None:
         self.spec = spec
         # "inside" is a word of SystemVerilog.
-        lines = {"words": In(8 * spec.line_bytes), "covered": In(FOLDS)}
+        lines = {
+            "words": In(8 * spec.line_bytes),
+            "covered": In(FOLDS),
+            "scalar": In(WORD_BITS),
+            "record": In(PARAMETER_LINES * WORD_BITS),
+        }
         super().__init__(_controls(spec) | lines | _answers(spec, spec.array.columns))
 
     def elaborate(self, platform: Any) -> Module:
@@ -122,6 +175,8 @@ class EngineRow(wiring.Component):
             offered.eq(self.step & (~largest | self.group_last)),
         ]
         shared = self._elements(m, self.words, lanes)
+        sparse = self.kind == KINDS.index("sparse")
+        spread_weight, spread_bias, spread_shift = self._spread(lanes)
         engines = [Engine(spec.engine) for _ in range(spec.array.columns)]
         for column, engine in enumerate(engines):
             own = self.words.word_select(column, WORD_BITS)
@@ -131,13 +186,13 @@ class EngineRow(wiring.Component):
             m.d.comb += [
                 engine.words.valid.eq(offered),
                 word.a.eq(Mux(dense, self._of_fold(shared, column), Mux(largest, found, own))),
-                word.b.eq(self.weights.word_select(column, WORD_BITS)),
+                word.b.eq(Mux(sparse, spread_weight, self.weights.word_select(column, WORD_BITS))),
                 word.mode_a.eq(self.mode_a),
                 word.mode_b.eq(self.mode_b),
                 word.first.eq(self.sum_first),
                 word.last.eq(self.sum_last),
-                word.bias.eq(self._bias(column)),
-                word.shift.eq(self._shift(column)),
+                word.bias.eq(Mux(sparse, spread_bias, self._bias(column))),
+                word.shift.eq(Mux(sparse, spread_shift, self._shift(column))),
                 word.out.eq(self.out),
                 engine.results.ready.eq(self.ready),
                 engine.underflow_zero.eq(spec.underflow == "zero"),
@@ -150,6 +205,18 @@ class EngineRow(wiring.Component):
             self.last_lane.eq(engines[0].results.payload.last),
         ]
         return m
+
+    def _spread(self, lanes: Value) -> tuple[Value, Value, Value]:
+        """The row's weight, bias and shift, in all lanes."""
+        bias_bits = (PARAMETER_LINES - SHIFT_WORDS) * WORD_BITS
+        bias, shift = self.record[:bias_bits], self.record[bias_bits:]
+
+        def by_lanes(whole: Value) -> Value:
+            half, quarter = whole[: len(whole) // 2], whole[: len(whole) // SLOTS]
+            return Mux(lanes == 1, whole, Mux(lanes == 2, half.replicate(2), quarter.replicate(4)))
+
+        lane_shift = shift[: self.spec.engine.shift_bits].replicate(SHIFT_WORDS)
+        return by_lanes(self.scalar), by_lanes(bias), lane_shift
 
     def _elements(self, m: Module, line: Value, lanes: Signal) -> list[Value]:
         """The current element of every fold's word, in all lanes."""
@@ -204,9 +271,7 @@ class EngineRow(wiring.Component):
 
     def _record(self, column: int) -> list[Value]:
         """The parameter words of a column."""
-        bits = 8 * self.spec.line_bytes
-        lines = [self.parameters[i * bits : (i + 1) * bits] for i in range(PARAMETER_LINES)]
-        return [line.word_select(column, WORD_BITS) for line in lines]
+        return parameter_words(self.parameters, self.spec.array.columns, column)
 
     def _bias(self, column: int) -> Value:
         return Cat(*self._record(column)[:-SHIFT_WORDS])

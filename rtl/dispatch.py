@@ -12,7 +12,7 @@ from amaranth.utils import ceil_log2
 from opennpe.golden.commands import FIELDS, OPS, TARGETS, UNITS, WAITS, unit_count
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
-from opennpe.rtl.axi import command_layout
+from opennpe.rtl.axi import CAUSE_BITS, command_layout
 
 __all__ = ["COUNT_BITS", "Dispatcher", "Queue"]
 
@@ -137,7 +137,7 @@ class Dispatcher(wiring.Component):
                 "resting": In(1),
                 "halt": In(1),
                 "finish": Out(1),
-                "cause": Out(3),
+                "cause": Out(CAUSE_BITS),
                 "dispatched": Out(32),
             }
         )

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import enum, memory, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
-from opennpe.golden.commands import KINDS, PARAMETER_LINES, TABLE_LINES
+from opennpe.golden.commands import KINDS, TABLE_LINES
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.array import EngineArray
-from opennpe.rtl.axi import command_layout
+from opennpe.rtl.axi import CAUSE_BITS, command_layout
+from opennpe.rtl.lanes import WORD_BITS
+from opennpe.rtl.legal import illegal
 from opennpe.rtl.operands import Place, Row, max_folds, next_place
-from opennpe.rtl.results import PARTS, Results, code_lanes
-from opennpe.rtl.sequence import Group, Sequence, lanes_of
+from opennpe.rtl.results import PARTS, Results
+from opennpe.rtl.rowwise import RowUnits
+from opennpe.rtl.sequence import Group, Sequence, row_kind
+from opennpe.rtl.transpose import Transpose
+from opennpe.rtl.weights import Weights
 
 __all__ = ["Execute"]
 
@@ -73,7 +78,7 @@ class Execute(wiring.Component):
                 "write_parts": Out(PARTS),
                 "completed": Out(1),
                 "busy": Out(1),
-                "cause": Out(3),
+                "cause": Out(CAUSE_BITS),
                 "stepped": Out(1),
                 "blocked": Out(1),
                 "waiting": Out(1),
@@ -88,22 +93,26 @@ class Execute(wiring.Component):
         m.submodules.sequence = sequence = Sequence(spec)
         m.submodules.array = array = EngineArray(spec)
         m.submodules.results = results = Results(spec)
+        m.submodules.transpose = transpose = Transpose(spec)
+        m.submodules.weights = weights = Weights(spec)
         rows = [Row(spec) for _ in range(spec.array.rows)]
         for r, row in enumerate(rows):
             m.submodules[f"row{r}"] = row
         go, take = Signal(), Signal()
         stepping, ended = Signal(), Signal()
         owing = Signal()  # results of an exec are under way, in the engines or behind them
+        m.submodules.rowwise = rowwise = RowUnits(spec)
+        transposing, by_rows = c.kind == KINDS.index("transpose"), row_kind(c.kind)
         m.d.comb += [
-            go.eq(array.go),
+            go.eq(Mux(by_rows, rowwise.ready | ~stepping, array.go)),
             sequence.command.eq(c),
             sequence.running.eq(state == State.RUN),
             sequence.go.eq(go),
             sequence.start.eq(state == State.WAIT),
             self.busy.eq((state != State.IDLE) | owing),
             self.waiting.eq(state == State.IDLE),
-            self.stepped.eq(stepping & go),
-            self.blocked.eq(stepping & ~go & results.blocked),
+            self.stepped.eq(stepping & go & ~transposing & ~by_rows),
+            self.blocked.eq(stepping & ~go & results.blocked & ~by_rows),
         ]
         self._states(m, c, state, sequence, results, (ended, owing))
         self._set_up(m, c, state, rows)
@@ -122,13 +131,60 @@ class Execute(wiring.Component):
                 row.write_line.eq(self.operand_line),
                 row.write_data.eq(self.operand_data),
             ]
-        self._steps(m, c, sequence, array, (go, take, stepping, ended), state)
+        self._weights(m, c, state, (go, take), sequence, weights)
+        self._steps(
+            m, c, sequence, (array, rowwise, transpose), weights, (go, take, stepping, ended)
+        )
         m.d.comb += [
             array.words.eq(Cat(row.words for row in rows)),
             array.inside.eq(Cat(row.inside for row in rows)),
         ]
-        self._results(m, c, array, results)
+        for taker in (rowwise, transpose):
+            m.d.comb += [
+                taker.command.eq(c),
+                taker.start.eq((state == State.WAIT) & ~owing),
+            ]
+        m.d.comb += [
+            rowwise.words.eq(rows[0].words),
+            transpose.words.eq(Cat(row.words[:WORD_BITS] for row in rows)),
+            array.weights.eq(weights.weights),
+            array.parameters.eq(weights.parameters),
+            array.scalars.eq(weights.scalars),
+            array.channel.eq(weights.channel),
+            array.block_rows.eq(c.block_rows),
+        ]
+        self._results(m, (array, rowwise, transpose), results)
         return m
+
+    def _weights(
+        self,
+        m: Module,
+        c: Any,
+        state: Signal,
+        flags: tuple[Signal, Signal],
+        sequence: Sequence,
+        weights: Weights,
+    ) -> None:
+        """What steps take beside operands."""
+        go, take = flags
+        m.d.comb += [
+            weights.command.eq(c),
+            weights.load.eq(self.commands.ready & self.commands.valid),
+            weights.start.eq(state == State.WAIT),
+            weights.go.eq(go),
+            weights.take.eq(take),
+            weights.record_take.eq(sequence.record_take),
+            weights.pass_last.eq(sequence.pass_last),
+            sequence.record_last.eq(weights.record_last),
+            sequence.record_index.eq(weights.record_index),
+            weights.weights_enable.eq(self.weights_enable),
+            weights.parameters_enable.eq(self.parameters_enable),
+            weights.load_line.eq(self.load_line),
+            weights.load_lane.eq(self.load_lane),
+            weights.load_data.eq(self.load_data),
+        ]
+        with m.If(weights.malformed & (state != State.IDLE)):
+            m.d.sync += self.cause.eq(CAUSES.index("a malformed stream of weights"))
 
     def _states(
         self,
@@ -142,6 +198,7 @@ class Execute(wiring.Component):
         given = self.commands.payload
         ended, owing = flags
         starts = (state == State.WAIT) & ~owing
+        finishes = c.finish & (c.kind != KINDS.index("transpose"))
         slot_last = Signal()
         slots = Signal(range(self.spec.array.rows * max_folds(self.spec) + 1))
         m.d.comb += [
@@ -155,7 +212,7 @@ class Execute(wiring.Component):
             with m.Case(State.IDLE), m.If(self.commands.valid):
                 m.d.sync += [c.eq(given), state.eq(State.SETUP)]
                 m.d.sync += slots.eq(self.spec.array.rows << given.fold)
-                with m.If(self._illegal(given)):
+                with m.If(illegal(self.spec, given)):
                     m.d.sync += [
                         state.eq(State.IDLE),
                         self.cause.eq(CAUSES.index("an illegal command")),
@@ -173,36 +230,14 @@ class Execute(wiring.Component):
         with m.If(results.completed):
             m.d.sync += owing.eq(0)
         with m.If(starts):
-            m.d.sync += owing.eq(c.finish)
+            m.d.sync += owing.eq(finishes)
         m.d.comb += self.completed.eq(
-            results.completed | ((state == State.FLUSH) & ended & ~c.finish)
+            results.completed | ((state == State.FLUSH) & ended & ~finishes)
         )
         with m.If(results.cause.any()):
             m.d.sync += self.cause.eq(results.cause)
         with m.If(self.clear):
             m.d.sync += [state.eq(State.IDLE), owing.eq(0), self.cause.eq(0)]
-
-    def _illegal(self, given: Any) -> Value:
-        """What would never end, or has no meaning."""
-        counts = (
-            "blocks", "kernel_y", "kernel_x", "words", "last_words", "last_elements", "tiles",
-            "lines",
-        )  # fmt: skip
-        zero = Cat(~given[name].any() for name in counts).any()
-        lanes, out_lanes = lanes_of(given.mode_a, given.mode_b), code_lanes(given.out)
-        folds = 1 << given.fold
-        uneven = lanes_of(given.mode_a, given.mode_a) != lanes_of(given.mode_b, given.mode_b)
-        largest = given.kind == KINDS.index("max")
-        return (
-            zero
-            | uneven
-            | (given.kind >= len(KINDS))
-            | (given.last_elements > lanes)
-            | (folds > max_folds(self.spec))
-            | (given.fold.any() & (lanes != out_lanes))
-            | (given.table & (out_lanes == 1))
-            | (largest & ~(given.begin & given.finish))
-        )
 
     def _set_up(self, m: Module, c: Any, state: Signal, rows: list[Row]) -> None:
         """Every slot its first place: a row's folds are neighbours, then comes the next row."""
@@ -224,8 +259,12 @@ class Execute(wiring.Component):
                 fold.eq(0),
                 row.eq(0),
             ]
-        with m.If(state == State.SETUP):
+        # The rows of a sparse exec's row block have their pixels in common.
+        sparse = c.kind == KINDS.index("sparse")
+        among = row & ((1 << c.block_rows) - 1)
+        with m.If((state == State.SETUP) & (~sparse | (among + 1 == 1 << c.block_rows))):
             m.d.sync += place.eq(following)
+        with m.If(state == State.SETUP):
             with m.If(fold + 1 == 1 << c.fold):
                 m.d.sync += [fold.eq(0), row.eq(row + 1)]
             with m.Else():
@@ -236,12 +275,13 @@ class Execute(wiring.Component):
         m: Module,
         c: Any,
         sequence: Sequence,
-        array: EngineArray,
+        takers: tuple[EngineArray, RowUnits, Transpose],
+        weights: Weights,
         flags: tuple[Signal, ...],
-        state: Signal,
     ) -> None:
         """From groups to steps; weights and parameters are read a cycle ahead of their step."""
         go, take, stepping, ended = flags
+        array, rowwise, transpose = takers
         e_valid, e_group = Signal(), Signal(Group)
         f_valid, f_group = Signal(), Signal(Group)
         s_valid, s_group, element = Signal(), Signal(Group), Signal(2)
@@ -260,8 +300,12 @@ class Execute(wiring.Component):
             final.eq(element + 1 == s_group.elements),
             more.eq(s_valid & ~final),
             ended.eq(go & ~(sequence.ends | e_valid | f_valid | more)),
-            array.step.eq(s_valid),
-            array.element.eq(element),
+            array.step.eq(s_valid & ~row_kind(c.kind) & (c.kind != KINDS.index("transpose"))),
+            rowwise.step.eq(s_valid & row_kind(c.kind)),
+            transpose.step.eq(s_valid & (c.kind == KINDS.index("transpose"))),
+            *(taker.element.eq(element) for taker in takers),
+            rowwise.line_last.eq(final),
+            *(taker.last.eq(s_group.last & final) for taker in (rowwise, transpose)),
             array.group_first.eq(s_group.first),
             array.group_last.eq(s_group.last & final),
             array.sum_first.eq(((s_group.first & (element == 0)) & c.begin) | largest),
@@ -290,67 +334,32 @@ class Execute(wiring.Component):
                 )
             ),
         ]
-        self._lines(m, c, array, (ahead, sum_done, largest), state)
+        m.d.comb += [weights.ahead.eq(ahead), weights.sum_done.eq(sum_done)]
 
-    def _lines(
-        self, m: Module, c: Any, array: EngineArray, flags: tuple[Any, ...], state: Signal
+    def _results(
+        self, m: Module, takers: tuple[EngineArray, RowUnits, Transpose], results: Results
     ) -> None:
-        """Weight lines step by step, over again for each pixel tile; parameters by channel tile."""
-        ahead, sum_done, largest = flags
-        spec = self.spec
-        bits = 8 * spec.line_bytes
-        m.submodules.weights = weights = memory.Memory(
-            shape=bits, depth=spec.memory.weight_lines, init=[]
-        )
-        write, read = weights.write_port(), weights.read_port()
-        line, tile = Signal(ceil_log2(spec.memory.weight_lines)), Signal(12)
-        over = Signal()
-        record = Signal(ceil_log2(spec.memory.parameter_tiles))
-        m.d.comb += [
-            over.eq(sum_done & (tile + 1 == c.tiles)),
-            record.eq(c.parameter + tile),
-            write.addr.eq(self.load_line),
-            write.data.eq(self.load_data),
-            write.en.eq(self.weights_enable),
-            read.addr.eq(line),
-            read.en.eq(ahead),
-            array.weights.eq(read.data),
-        ]
-        with m.If(ahead):
-            with m.If(sum_done | ~largest):
-                m.d.sync += line.eq(Mux(over, c.weight_line, line + 1))
-            with m.If(sum_done):
-                m.d.sync += tile.eq(Mux(over, 0, tile + 1))
-        with m.If(state == State.WAIT):
-            m.d.sync += [line.eq(c.weight_line), tile.eq(0)]
-        found = []
-        for i in range(PARAMETER_LINES):
-            held = memory.Memory(shape=bits, depth=spec.memory.parameter_tiles, init=[])
-            m.submodules[f"parameters{i}"] = held
-            write, read = held.write_port(), held.read_port()
-            m.d.comb += [
-                write.addr.eq(self.load_line),
-                write.data.eq(self.load_data),
-                write.en.eq(self.parameters_enable & (self.load_lane == i)),
-                read.addr.eq(record),
-                read.en.eq(ahead),
-            ]
-            found.append(read.data)
-        m.d.comb += array.parameters.eq(Cat(*found))
-
-    def _results(self, m: Module, c: Any, array: EngineArray, results: Results) -> None:
+        """Results of the array or of row 0's unit, whichever there are; then the buffer's port."""
+        array, rowwise, transpose = takers
         bits = ceil_log2(TABLE_LINES)
         m.d.comb += [
-            results.valid.eq(array.valid),
-            results.codes.eq(array.codes),
-            results.lane.eq(array.lane),
-            results.last.eq(array.last_lane),
+            results.valid.eq(array.valid | rowwise.valid),
+            results.codes.eq(Mux(rowwise.valid, rowwise.codes, array.codes)),
+            results.lane.eq(Mux(rowwise.valid, rowwise.lane, array.lane)),
+            results.last.eq(Mux(rowwise.valid, rowwise.last_lane, array.last_lane)),
             array.ready.eq(results.ready),
             results.table_enable.eq(self.table_enable),
             results.table_line.eq(self.load_line[:bits]),
             results.table_data.eq(self.load_data),
-            self.write_enable.eq(results.write_enable),
-            self.write_line.eq(results.write_line),
-            self.write_data.eq(results.write_data),
-            self.write_parts.eq(results.write_parts),
         ]
+        writers = (transpose, results)
+        # No transposition begins before the last results are written.
+        for part in ("write_line", "write_data", "write_parts"):
+            chosen = Mux(transpose.step, *(getattr(writer, part) for writer in writers))
+            m.d.comb += getattr(self, part).eq(chosen)
+        outside = transpose.write_line >= self.spec.memory.buffer_lines
+        m.d.comb += self.write_enable.eq(
+            Mux(transpose.step, transpose.write_enable & ~outside, results.write_enable)
+        )
+        with m.If(transpose.step & outside):
+            m.d.sync += self.cause.eq(CAUSES.index("a line outside a memory"))

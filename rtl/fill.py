@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from opennpe.golden.commands import WIDEN
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.rtl.axi import command_layout
+from opennpe.rtl.axi import CAUSE_BITS, command_layout
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.widen import Widen, last_part
 
@@ -51,7 +51,7 @@ class Fill(wiring.Component):
                 "write_data": Out(bits),
                 "completed": Out(1),
                 "busy": Out(1),
-                "cause": Out(3),
+                "cause": Out(CAUSE_BITS),
             }
         )
 

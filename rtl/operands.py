@@ -137,7 +137,8 @@ class Row(wiring.Component):
         width = len(self.words)
         gathered = Signal(width, reset_less=True)
         gathered_inside = Signal(FOLDS, reset_less=True)
-        dense = self.command.kind == KINDS.index("dense")
+        kind = self.command.kind
+        dense = (kind == KINDS.index("dense")) | (kind == KINDS.index("transpose"))
         with m.If(self.go & valid):
             with m.If(dense):
                 found = Mux(inside, line.word_select(word, 16), 0)

@@ -8,16 +8,16 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
-from opennpe.golden.commands import TABLE_LINES
+from opennpe.golden.commands import KINDS, TABLE_LINES
 from opennpe.golden.formats import ENGINE_FORMATS, get
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import ports
-from opennpe.rtl.axi import command_layout
+from opennpe.rtl.axi import CAUSE_BITS, command_layout
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.order import Clamp, spread
-from opennpe.rtl.sequence import lanes_of
+from opennpe.rtl.sequence import lanes_of, row_kind
 
 __all__ = ["PARTS", "Gather", "Results"]
 
@@ -111,7 +111,7 @@ class Results(wiring.Component):
                 "table_data": In(bits),
                 "completed": Out(1),
                 "blocked": Out(1),
-                "cause": Out(3),
+                "cause": Out(CAUSE_BITS),
             }
         )
 
@@ -130,7 +130,8 @@ class Results(wiring.Component):
         left, sub, subs = Signal(range(rows + 1)), Signal(2), Signal(3)
         line_done, row_done, tile_done, move = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            self.ready.eq(~full),
+            # A row's results never wait: the tile moves on in the cycle in which the next begins.
+            self.ready.eq(~full | (move & row_kind(c.kind))),
             self.blocked.eq(self.valid & full),
             subs.eq(Mux(lanes > out_lanes, Mux(lanes > 2 * out_lanes, 4, 2), 1)),
             row_done.eq(line_done & (sub + 1 == subs)),
@@ -138,12 +139,12 @@ class Results(wiring.Component):
             move.eq(full & (~left.any() | tile_done)),
         ]
         self._gather(m, platform, c, gathered)
-        with m.If(self.valid & self.ready & self.last):
-            m.d.sync += full.eq(1)
         with m.If(move):
             m.d.sync += [full.eq(0), held.eq(gathered)]
         with m.Elif(row_done):
             m.d.sync += held.eq(held[row_bits:])
+        with m.If(self.valid & self.ready & self.last):
+            m.d.sync += full.eq(1)
         with m.If(line_done):
             m.d.sync += sub.eq(Mux(row_done, 0, sub + 1))
         with m.If(row_done):
@@ -189,32 +190,47 @@ class Results(wiring.Component):
         part = Signal(2)
         after = Signal(20)
         tile_last, line_last = Signal(), Signal()
+        by_rows, sparse = row_kind(c.kind), c.kind == KINDS.index("sparse")
+        block = Signal(3)  # channels that a row block of a sparse exec has
+        origin = Signal(20)  # where its pixel tile's first channel goes
+        in_block = Signal(2)
         m.d.comb += [
-            after.eq(first + rows),
-            tile_last.eq(tile + 1 == c.tiles),
+            block.eq(1 << c.block_rows),
+            # A row of softmax or norm is a tile, its blocks are the channel tiles.
+            after.eq(first + Mux(by_rows, 1, rows)),
+            tile_last.eq(tile + 1 == Mux(by_rows, c.blocks, c.tiles)),
             line_last.eq(after >= c.lines),
             self.write_line.eq(line + beside),
         ]
         with m.If(line_done):
             m.d.sync += beside.eq(Mux(row_done, 0, beside + c.out_block))
         with m.If(row_done):
-            m.d.sync += line.eq(line + 1)
+            block_done = sparse & (in_block + 1 == block)
+            m.d.sync += [
+                line.eq(line + Mux(block_done, c.out_block - (block - 1), 1)),
+                in_block.eq(Mux(block_done, 0, in_block + 1)),
+            ]
         with m.If(move):
             m.d.sync += [
-                left.eq(Mux(line_last, c.lines - first, rows)),
-                line.eq(base + first),
+                left.eq(Mux(line_last, c.lines - first, Mux(by_rows, 1, rows))),
+                line.eq(base + Mux(sparse, 0, first)),
+                in_block.eq(0),
                 beside.eq(0),
                 part.eq(tile[:2] & Mux(share == 0, 0, Mux(share == 1, 1, 3))),
                 ending.eq(tile_last & line_last),
                 tile.eq(Mux(tile_last, 0, tile + 1)),
             ]
             whole = Mux(share == 0, 1, Mux(share == 1, tile[0], tile[:2].all()))
+            following = Mux(sparse, origin + c.out_tile, c.out_line)
             with m.If(tile_last):
-                m.d.sync += [first.eq(after), base.eq(c.out_line)]
+                m.d.sync += [first.eq(after), base.eq(following), origin.eq(following)]
+            with m.Elif(sparse):
+                m.d.sync += base.eq(base + block)
             with m.Elif(whole):
                 m.d.sync += base.eq(base + c.out_tile)
         with m.If(self.start):
-            m.d.sync += [tile.eq(0), first.eq(0), base.eq(self.command.out_line)]
+            begin = self.command.out_line
+            m.d.sync += [tile.eq(0), first.eq(0), base.eq(begin), origin.eq(begin)]
         halves = Mux(part[0], 0b1100, 0b0011)
         m.d.comb += self.write_parts.eq(Mux(share == 0, 0b1111, Mux(share == 1, halves, 1 << part)))
         return ending

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from opennpe.golden.commands import KINDS
+from amaranth.utils import exact_log2
+from opennpe.golden.commands import KINDS, ROW_KINDS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.axi import command_layout
 from opennpe.rtl.lanes import Pair, pair_of
+from opennpe.rtl.microops import INDEX_BITS
 
-__all__ = ["Group", "Sequence", "lanes_of"]
+__all__ = ["Group", "Sequence", "lanes_of", "row_kind"]
 
 WORD_BITS = 16
 """Bits of an operand address, in words."""
@@ -25,6 +27,11 @@ Group = data.StructLayout(
     }
 )
 """What the array is told of the words that a group of fetches brings: one a fold."""
+
+
+def row_kind(kind: Value) -> Value:
+    """Whether an exec takes rows twice."""
+    return Cat(*(kind == KINDS.index(name) for name in ROW_KINDS)).any()
 
 
 def lanes_of(mode_a: Value, mode_b: Value) -> Value:
@@ -48,6 +55,8 @@ class Sequence(wiring.Component):
         advance: Out, the fold's pixel moves on to the next tile after this fetch.
         ends: Out, the group's last cycle; ``group``: Out, what it was.
         finished: Out, with the last cycle of the last group.
+        record_last, record_index: In, of a sparse exec's next record. record_take: Out, it is
+            fetched. pass_last: Out, this sum is its pixel tile's last one, and this its last word.
     """
 
     def __init__(self, spec: CoprocessorSpec) -> None:
@@ -67,6 +76,10 @@ class Sequence(wiring.Component):
                 "ends": Out(1),
                 "group": Out(Group),
                 "finished": Out(1),
+                "record_last": In(1),
+                "record_index": In(INDEX_BITS),
+                "record_take": Out(1),
+                "pass_last": Out(1),
             }
         )
 
@@ -76,25 +89,29 @@ class Sequence(wiring.Component):
         cycle = Signal(3)
         word, kx, ky = Signal(8), Signal(8), Signal(8)
         block, tile, line = Signal(12), Signal(12), Signal(20)
-        dense = c.kind == KINDS.index("dense")
+        elementwise = (c.kind == KINDS.index("dense")) | (c.kind == KINDS.index("transpose"))
+        by_rows = row_kind(c.kind)
+        sparse = c.kind == KINDS.index("sparse")
         folds, elements = Signal(3), Signal(3)
+        later = Signal()  # not the sum's first block
         before = Signal(3)  # steps of the group before, which this one's fetches hide behind
         block_last, word_last, kx_last, ky_last = Signal(), Signal(), Signal(), Signal()
         tile_last, line_last, sum_last = Signal(), Signal(), Signal()
         last_word = Mux(block_last, c.last_words, c.words)
         m.d.comb += [
             folds.eq(1 << c.fold),
-            block_last.eq(block + 1 == c.blocks),
+            # A sparse sum is a block a record.
+            block_last.eq(Mux(sparse, self.record_last, block + 1 == c.blocks)),
             word_last.eq(word + 1 == last_word),
             kx_last.eq(kx + 1 == c.kernel_x),
             ky_last.eq(ky + 1 == c.kernel_y),
             tile_last.eq(tile + 1 == c.tiles),
-            line_last.eq(line + self.spec.array.rows >= c.lines),
+            line_last.eq(line + Mux(by_rows, 1, self.spec.array.rows) >= c.lines),
             elements.eq(
                 Mux(
-                    dense,
-                    Mux(block_last & word_last, c.last_elements, lanes_of(c.mode_a, c.mode_b)),
-                    1,
+                    elementwise & block_last & word_last,
+                    c.last_elements,
+                    Mux(elementwise | by_rows, lanes_of(c.mode_a, c.mode_b), 1),
                 )
             ),
             sum_last.eq(word_last & kx_last & ky_last & block_last),
@@ -103,9 +120,11 @@ class Sequence(wiring.Component):
             self.advance.eq(sum_last & tile_last),
             self.ends.eq(self.running & (cycle + 1 == Mux(folds > before, folds, before))),
             self.group.elements.eq(elements),
-            self.group.first.eq(~(word.any() | kx.any() | ky.any() | block.any())),
+            self.group.first.eq(~(word.any() | kx.any() | ky.any() | later)),
             self.group.last.eq(sum_last),
             self.finished.eq(self.ends & sum_last & tile_last & line_last),
+            self.record_take.eq(self.ends & self.go & sparse),
+            self.pass_last.eq(sum_last & tile_last),
         ]
         with m.If(self.running & self.go):
             m.d.sync += cycle.eq(Mux(self.ends, 0, cycle + 1))
@@ -124,23 +143,25 @@ class Sequence(wiring.Component):
                     with m.Else():
                         m.d.sync += ky.eq(0)
                         with m.If(~block_last):
-                            m.d.sync += block.eq(block + 1)
+                            m.d.sync += [block.eq(block + 1), later.eq(1)]
                         with m.Else():
-                            m.d.sync += block.eq(0)
+                            m.d.sync += [block.eq(0), later.eq(0)]
                             m.d.sync += tile.eq(Mux(tile_last, 0, tile + 1))
                             with m.If(tile_last):
-                                m.d.sync += line.eq(line + self.spec.array.rows)
-        self._places(m, (word_last, kx_last, ky_last, block_last, tile_last))
+                                m.d.sync += line.eq(line + Mux(by_rows, 1, self.spec.array.rows))
+        self._places(m, sparse, (word_last, kx_last, ky_last, block_last, tile_last))
         with m.If(self.start):
-            m.d.sync += [s.eq(0) for s in (cycle, word, kx, ky, block, tile, line)]
+            m.d.sync += [s.eq(0) for s in (cycle, word, kx, ky, block, later, tile, line)]
             m.d.sync += before.eq(1)
         return m
 
-    def _places(self, m: Module, lasts: tuple[Signal, ...]) -> None:
+    def _places(self, m: Module, sparse: Value, lasts: tuple[Signal, ...]) -> None:
         """The offset of the word and of the tap, and where each loop's current turn began."""
         word_last, kx_last, ky_last, block_last, tile_last = lasts
         c = self.command
-        offset = self.offset
+        offset = Signal(WORD_BITS)
+        channel = self.record_index << exact_log2(self.spec.line_words)
+        m.d.comb += self.offset.eq(Mux(sparse, channel, offset))
         at_x, at_y, at_block, at_tile = (Signal(WORD_BITS, name=f"at_{n}") for n in "xybt")
         next_x, next_y = at_x + c.tap_x, at_y + c.tap_y
         next_block, next_tile = at_block + c.block_step, at_tile + c.channel_step

@@ -15,7 +15,7 @@ from opennpe.golden import formats
 from opennpe.golden.commands import FIELDS, WIDEN, widen_factor
 from opennpe.golden.spec import CoprocessorSpec
 
-__all__ = ["PART_BITS", "WIDEN_BITS", "Widen", "doublings", "last_part"]
+__all__ = ["PART_BITS", "WIDEN_BITS", "Widen", "doublings", "last_part", "widened_code"]
 
 WIDEN_BITS = dict(FIELDS["load"])["widen"]
 
@@ -35,6 +35,15 @@ def last_part(widen: Value) -> Value:
 
 def _factors() -> list[int]:
     return [widen_factor(index) if index < len(WIDEN) else 1 for index in range(1 << WIDEN_BITS)]
+
+
+def widened_code(code: Value, widen: Value) -> Value:
+    """One code in the low bits of a word, in the wider format; index 0 and others hand it on."""
+    found = [
+        _widened(code[: formats.get(pair[0]).bits], *pair) if pair else code
+        for pair in (WIDEN[i] if i < len(WIDEN) else None for i in range(1 << len(widen)))
+    ]
+    return Array(found)[widen]
 
 
 class Widen(wiring.Component):

@@ -39,8 +39,9 @@ from opennpe.sim.exec_cycles import (
     profile_all,
     tile_counts,
 )
+from opennpe.sim.stream_counts import Outside, record_counts
 
-__all__ = ["Timing", "cycles", "cycles_of", "unhindered"]
+__all__ = ["Outside", "Timing", "cycles", "cycles_of", "unhindered"]
 
 LIMIT = 1 << 50
 """Cycles after which a run is taken for endless."""
@@ -80,7 +81,8 @@ def cycles(
     program.check(spec)
     first = program.address - program.origin
     listed = program.image[first : first + program.list_bytes]
-    return cycles_of(spec, listed, program.address, program.lines, settings)
+    outside = Outside(program.image, program.origin)
+    return cycles_of(spec, listed, program.address, program.lines, settings, outside)
 
 
 def cycles_of(
@@ -89,6 +91,7 @@ def cycles_of(
     address: int,
     lines: int,
     settings: MemorySettings | None = None,
+    outside: Outside | None = None,
 ) -> Timing:
     """The same for a bare command list.
 
@@ -98,12 +101,14 @@ def cycles_of(
         address: where it lies outside.
         lines: lines of it that a start loads.
         settings: how fast the memory answers.
+        outside: the memory outside, which lists with sparse execs take.
 
     Raises:
-        ProgramError: a list that is none or never ends: its waits cannot all be satisfied.
+        ProgramError: a list that is none, with a malformed stream of weights, or that never ends:
+            its waits cannot all be satisfied.
     """
     spec.check_coprocessor()
-    table, schedule, busy, blocked = _table(spec, listed, address, lines)
+    table, schedule, busy, blocked = _table(spec, listed, address, lines, outside)
     machine = machine_of(spec, settings or MemorySettings())
     pushed, begun, ended, total = _simulated(machine, table, schedule)
     counters = Counters(
@@ -120,13 +125,15 @@ def cycles_of(
     return Timing(counters, names, *(part[own] for part in (pushed, begun, ended, busy, blocked)))
 
 
-def unhindered(spec: CoprocessorSpec, listed: NDArray[np.uint8]) -> NDArray[np.int64]:
+def unhindered(
+    spec: CoprocessorSpec, listed: NDArray[np.uint8], outside: Outside | None = None
+) -> NDArray[np.int64]:
     """Cycle in which each command's unit would take it if queues were never full: (commands,).
 
     Raises:
         ProgramError: a list that never ends.
     """
-    table, schedule, *_ = _table(spec, listed, 0, len(listed) // spec.line_bytes)
+    table, schedule, *_ = _table(spec, listed, 0, len(listed) // spec.line_bytes, outside)
     machine = machine_of(spec, MemorySettings())._replace(queue=table.shape[1])
     return _simulated(machine, table, schedule)[1][1:-1]
 
@@ -155,7 +162,11 @@ FACTORS = np.array([widen_factor(widen) if widen < len(WIDEN) else 1 for widen i
 
 
 def _table(
-    spec: CoprocessorSpec, listed: NDArray[np.uint8], address: int, lines: int
+    spec: CoprocessorSpec,
+    listed: NDArray[np.uint8],
+    address: int,
+    lines: int,
+    outside: Outside | None,
 ) -> tuple[NDArray[np.int64], ...]:
     """The list as an array; the schedule, steps and blocked cycles of all its execs.
 
@@ -170,7 +181,7 @@ def _table(
     first = (OP_LOAD, lines, 1, address // bus_bytes, TARGETS.index("commands"))
     table[C_OP : C_TARGET + 1, 0] = first
     table[C_WAITS + UNITS.index("load"), 0] = -1
-    execs: dict[str, NDArray[np.int64]] = {}
+    kept: dict[str, dict[str, NDArray[np.int64]]] = {}
     for code, op in enumerate(OPS):
         own = np.nonzero(ops == code)[0]
         found = fields(listed, op, units[own])
@@ -186,13 +197,17 @@ def _table(
             table[C_FACTOR, at] = FACTORS[found["widen"]]
         if op == "load":
             table[C_TARGET, at] = found["target"]
-        if op == "exec":
-            execs = found | {"at": at}
-    return table, *_execs(spec, execs, table)
+        if op in ("exec", "load"):
+            kept[op] = found | {"at": at}
+    counts = record_counts(spec, kept["load"], kept["exec"], outside)
+    return table, *_execs(spec, kept["exec"], counts, table)
 
 
 def _execs(
-    spec: CoprocessorSpec, found: dict[str, NDArray[np.int64]], table: NDArray[np.int64]
+    spec: CoprocessorSpec,
+    found: dict[str, NDArray[np.int64]],
+    records: dict[int, NDArray[np.int64]],
+    table: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], ...]:
     """Fills in what is known of execs; their schedule, steps and blocked cycles."""
     described = describe(spec, found)
@@ -200,7 +215,11 @@ def _execs(
     first = np.concatenate([[0], np.cumsum(counts)])
     schedule = np.zeros((int(first[-1]) + 1, 2), dtype=np.int64)
     profiles = np.zeros((len(counts), 4), dtype=np.int64)
-    profile_all(described, first, schedule, profiles)
+    blocks = np.zeros(len(counts) + 1, dtype=np.int64)
+    for index, own in records.items():
+        blocks[index + 1] = len(own)
+    all_records = np.concatenate([np.zeros(0, dtype=np.int64), *records.values()])
+    profile_all(described, first, schedule, np.cumsum(blocks), all_records, profiles)
     at = found["at"]
     taken, written, busy, blocked = profiles.T
     table[C_FOLDS : C_SPACING + 1, at] = (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden.commands import KINDS
+from opennpe.golden.commands import KINDS, ROW_KINDS
 from opennpe.golden.formats import ENGINE_FORMATS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.jit import inlined, kernel
@@ -34,7 +34,10 @@ __all__ = [
 Ints = NDArray[np.int64]
 LEAD = 3
 """Cycles from a group's last fetch to its first step, in front time."""
-DENSE, MAX = KINDS.index("dense"), KINDS.index("max")
+DENSE, MAX, SPARSE, TRANSPOSE = (
+    KINDS.index(name) for name in ("dense", "max", "sparse", "transpose")
+)
+ROWS = tuple(KINDS.index(name) for name in ROW_KINDS)
 
 
 class Exec(NamedTuple):
@@ -55,7 +58,10 @@ class Exec(NamedTuple):
     line_cycles: Any
     finish: Any
     largest: Any
-    latency: Any
+    latency: Any  # of the engines, or of a row's unit
+    transpose: Any
+    by_rows: Any
+    turnaround: Any  # of a row's unit
 
 
 class Profile(NamedTuple):
@@ -84,24 +90,34 @@ def describe(spec: CoprocessorSpec, found: Mapping[str, Ints]) -> Ints:
     engine = spec.engine
     lane_counts = np.array([engine.lanes(name) for name in ENGINE_FORMATS])
     lanes, out_lanes = lane_counts[found["mode_a"]], lane_counts[found["out"]]
-    dense = found["kind"] == DENSE
+    kind = found["kind"]
+    dense = (kind == DENSE) | (kind == TRANSPOSE)
+    by_rows = np.isin(kind, ROWS)
+    units = {"softmax": spec.softmax_unit, "norm": spec.norm_unit}
+    latency, turnaround = np.full_like(lanes, engine.latency), np.zeros_like(lanes)
+    for name, unit in units.items():
+        own = kind == KINDS.index(name)
+        latency[own], turnaround[own] = unit.latency, unit.turnaround
     columns = Exec(
         folds=1 << found["fold"],
         lanes=lanes,
-        steps=np.where(dense, lanes, 1),
+        steps=np.where(dense | by_rows, lanes, 1),
         blocks=found["blocks"],
         taps=found["kernel_y"] * found["kernel_x"],
         words=found["words"],
         last_words=found["last_words"],
-        last_steps=np.where(dense, found["last_elements"], 1),
+        last_steps=np.where(dense, found["last_elements"], np.where(by_rows, lanes, 1)),
         tiles=found["tiles"],
         lines=found["lines"],
-        rows=np.full_like(lanes, spec.array.rows),
+        rows=np.where(by_rows, 1, spec.array.rows),
         sub_lines=np.maximum(1, lanes // out_lanes),
         line_cycles=np.where(found["table"] == 1, out_lanes + 2, 1),
-        finish=found["finish"],
-        largest=(found["kind"] == MAX).astype(np.int64),
-        latency=np.full_like(lanes, engine.latency),
+        finish=np.where(kind == TRANSPOSE, 0, found["finish"]),
+        largest=kind == MAX,
+        latency=latency,
+        transpose=kind == TRANSPOSE,
+        by_rows=by_rows,
+        turnaround=turnaround,
     )
     return np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.int64)
 
@@ -109,7 +125,8 @@ def describe(spec: CoprocessorSpec, found: Mapping[str, Ints]) -> Ints:
 def tile_counts(described: Ints) -> Ints:
     """Results of each exec that leave as tiles, and so entries of a schedule."""
     e = Exec(*described.T)
-    return np.asarray(-(-e.lines // e.rows) * e.tiles * e.finish)
+    whole = -(-e.lines // e.rows) * np.where(e.by_rows == 1, e.blocks, e.tiles) * e.finish
+    return np.asarray(np.where(e.transpose == 1, 1, whole))
 
 
 @inlined
@@ -125,6 +142,12 @@ def _sum_cycles(e: Exec) -> int:
 def _lead(e: Exec) -> int:
     """Front time of the first step: a group is fetched, gathered and taken."""
     return int(e.folds + LEAD - 1)
+
+
+@inlined
+def _last_front(e: Exec) -> int:
+    """Front time of a sum's last step, less the cycles of its sum."""
+    return int(_lead(e) - max(e.folds, e.last_steps) + e.last_steps - 1)
 
 
 @inlined
@@ -161,10 +184,63 @@ def _offers(e: Exec, front: int, period: int) -> bool:
 
 
 @inlined
-def _profile(e: Exec, schedule: Ints) -> Profile:
-    """Cycles of an exec; fills ``schedule``, (tiles, 2): first written cycle less one, cycles."""
+def _transposition(e: Exec, schedule: Ints) -> Profile:
+    """Every step writes a line."""
+    lines = -(-e.lines // e.rows) * _sum_steps(e)
+    schedule[0, 0] = _lead(e) - 1
+    schedule[0, 1] = lines
+    taken = _lead(e) + lines - 1
+    return Profile(taken, taken, 0, 0)
+
+
+@inlined
+def _by_rows(e: Exec, schedule: Ints) -> Profile:
+    """Two passes a row with the unit's turnaround between them; nothing holds results up."""
+    steps = e.blocks * e.lanes
+    period = 2 * steps + e.turnaround - 1
+    taken = moved = 0
+    for line in range(e.lines):
+        second = _lead(e) + line * period + steps + e.turnaround - 1
+        for block in range(e.blocks):
+            taken = second + (block + 1) * e.lanes - 1
+            moved = taken + e.latency + 1
+            schedule[line * e.blocks + block, 0] = moved
+            schedule[line * e.blocks + block, 1] = _tile_cycles(e, line)
+    return Profile(taken, moved + _tile_cycles(e, e.lines - 1), 0, 0)
+
+
+@inlined
+def _sparse(e: Exec, schedule: Ints, counts: Ints) -> Profile:
+    """Sums of as many steps as their row blocks have records, over again for each pixel tile."""
+    row_tiles = -(-e.lines // e.rows)
+    sums = row_tiles * e.tiles
+    shortest = counts.min()
+    steps = row_tiles * counts.sum()
+    if not (shortest > e.lanes and _tile_cycles(e, 0) <= shortest):
+        return _stepped(e, schedule, counts, steps, sums)
+    accepted, moved = _lead(e) - 1, 0
+    for s in range(sums):
+        accepted += counts[s % e.tiles]
+        moved = accepted + e.latency + e.lanes
+        schedule[s, 0] = moved
+        schedule[s, 1] = _tile_cycles(e, s // e.tiles * e.rows)
+    return Profile(accepted, moved + schedule[sums - 1, 1], steps, 0)
+
+
+@inlined
+def _profile(e: Exec, schedule: Ints, counts: Ints) -> Profile:
+    """Cycles of an exec; fills ``schedule``, (tiles, 2): first written cycle less one, cycles.
+
+    ``counts``: of a sparse exec, the records of its row blocks.
+    """
+    if e.transpose:
+        return _transposition(e, schedule)
+    if e.by_rows:
+        return _by_rows(e, schedule)
+    if len(counts) > 0:
+        return _sparse(e, schedule, counts)
     period, steps = _sum_cycles(e), _sum_steps(e)
-    last_front = _lead(e) - max(e.folds, e.last_steps) + e.last_steps - 1
+    last_front = _last_front(e)
     if not e.finish:
         taken = period + last_front
         return Profile(taken, taken, steps, 0)
@@ -175,7 +251,7 @@ def _profile(e: Exec, schedule: Ints) -> Profile:
     if period > e.lanes and longest <= period:
         found = _even(e, schedule, period, steps, sums, last_front)
     else:
-        found = _stepped(e, schedule, period, steps, sums, last_front)
+        found = _stepped(e, schedule, counts, steps * sums, sums)
     return found
 
 
@@ -193,9 +269,7 @@ def _even(e: Exec, schedule: Ints, period: int, steps: int, sums: int, last_fron
 
 
 @inlined
-def _stepped(
-    e: Exec, schedule: Ints, period: int, steps: int, sums: int, last_front: int
-) -> Profile:
+def _stepped(e: Exec, schedule: Ints, counts: Ints, steps: int, sums: int) -> Profile:
     """Cycle by cycle: results may keep the array waiting."""
     # Sums whose results are under way: the engines' time at which each was accepted, in a ring.
     ring = np.zeros(64, dtype=np.int64)
@@ -205,14 +279,17 @@ def _stepped(
     full = False
     left = 0
     blocked = taken = cycle = 0
+    sparse = len(counts) > 0
+    period = 0 if sparse else _sum_cycles(e)
+    end = counts[0] + _lead(e) - 1 if sparse else period + _last_front(e)
     while True:
         valid = answered < accepted and moves >= ring[answered % 64] + e.latency
         lane = moves - ring[answered % 64] - e.latency
         move = not valid or not full
         done = left == 1
         go = True
-        lasts = accepted < sums and front == (accepted + 1) * period + last_front
-        if accepted < sums and _offers(e, front, period):
+        lasts = accepted < sums and front == end
+        if accepted < sums and (front >= _lead(e) if sparse else _offers(e, front, period)):
             go = move and not (lasts and ahead > 0)
             if not go and valid and full:
                 blocked += 1
@@ -234,6 +311,7 @@ def _stepped(
             ring[accepted % 64] = moves
             accepted += 1
             taken = cycle
+            end += counts[accepted % e.tiles] if sparse else period
         if move:
             if takes:
                 ahead = e.lanes - 1
@@ -243,27 +321,32 @@ def _stepped(
         if go:
             front += 1
         if done and gathered == sums and left == 0:
-            return Profile(taken, cycle, steps * sums, blocked)
+            return Profile(taken, cycle, steps, blocked)
         cycle += 1
 
 
 @kernel()
-def profile_all(described: Ints, first: Ints, schedule: Ints, profiles: Ints) -> None:
+def profile_all(
+    described: Ints, first: Ints, schedule: Ints, counts_first: Ints, counts: Ints, profiles: Ints
+) -> None:
     """Profiles of many execs.
 
     Args:
         described: (execs, fields of Exec).
         first: (execs + 1,), where each one's entries of the schedule begin.
         schedule: (tiles, 2), filled: the cycle before a tile's first written one, its cycles.
+        counts_first: (execs + 1,), where each one's row blocks begin.
+        counts: (row blocks,), records of each, for sparse execs.
         profiles: (execs, fields of Profile), filled.
     """
     for i in range(len(described)):
         d = described[i]
         e = Exec(
             d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8], d[9], d[10], d[11], d[12],
-            d[13], d[14], d[15],
+            d[13], d[14], d[15], d[16], d[17], d[18],
         )  # fmt: skip
-        found = _profile(e, schedule[first[i] : first[i + 1]])
+        own = counts[counts_first[i] : counts_first[i + 1]]
+        found = _profile(e, schedule[first[i] : first[i + 1]], own)
         profiles[i, 0] = found.taken
         profiles[i, 1] = found.written
         profiles[i, 2] = found.busy

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from command_kinds import add_kind
 from opennpe.golden.commands import KINDS, PARAMETER_LINES, TARGETS, WIDEN, Command, encode
 from opennpe.golden.formats import ENGINE_FORMATS, get
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
@@ -80,7 +81,10 @@ class _Builder:
 
     def build(self, rounds: int) -> Case:
         for turn in range(rounds):
-            self.round(turn % 2)
+            if self.pick(0, 1):
+                add_kind(self, turn % 2)
+            else:
+                self.round(turn % 2)
         self.add("end", dict(self.counts))
         listed = np.frombuffer(b"".join(map(encode, self.commands)), dtype=np.uint8)
         line = self.spec.line_bytes
@@ -115,7 +119,7 @@ class _Builder:
             out = mode_a
         out_lanes = 16 // get(ENGINE_FORMATS[out]).bits
         nan = ENGINE_FORMATS[out] != "fp4"
-        kind = self.pick(0, len(KINDS) - 1)
+        kind = self.pick(0, KINDS.index("max"))
         dense = KINDS[kind] == "dense"
         folds = [f for f in (0, 1, 2) if 1 << f <= min(4, spec.array.columns, lanes)]
         fold = int(rng.choice(folds)) if lanes == out_lanes else 0

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command_lists import case, windows
 from opennpe.golden import catalog, reference
-from opennpe.golden.commands import WAITS, Command, encode
+from opennpe.golden.commands import KINDS, WAITS, Command, encode
 from opennpe.golden.errors import (
     AccumulatorError,
     CompileError,
@@ -30,7 +30,7 @@ from opennpe.golden.program import Window
 from opennpe.golden.registers import MemorySettings
 from opennpe.host.compile import compile
 from opennpe.rtl.cosim import Cosim, Start
-from opennpe.sim.coprocessor import cycles, cycles_of
+from opennpe.sim.coprocessor import Outside, cycles, cycles_of
 
 sys.path.append(str(Path(__file__).parents[1] / "host"))
 from host_cases import SPECS, Builder, random_network
@@ -89,11 +89,14 @@ def compare_lists(spec, gates, count):
         wrong = np.nonzero(gates.memory[: len(memory)] != memory)[0]
         assert not wrong.size, f"seed {seed}: byte {wrong[0] - found.outputs} of the outputs"
         listed = found.memory[found.address :][: found.lines * spec.line_bytes]
-        model = cycles_of(spec, listed, found.address, found.lines, speed)
+        outside = Outside(found.memory)
+        model = cycles_of(spec, listed, found.address, found.lines, speed, outside)
         assert model.counters == done.counters, f"seed {seed}"
         seen.update(c.op for c in found.commands)
+        seen.update(KINDS[c["kind"]] for c in found.commands if c.op == "exec")
         seen["runs"] += 1
     assert seen["runs"] > 0.9 * count and seen["exec"] > count, seen
+    assert min(seen[kind] for kind in KINDS) > count // 20, seen
 
 
 def run_network(name, seed):
