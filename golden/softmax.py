@@ -36,6 +36,7 @@ __all__ = [
     "SoftmaxSpec",
     "Trace",
     "accumulate",
+    "check",
     "deferred",
     "exp2",
     "leading",
@@ -239,6 +240,34 @@ def round_codes(
 
 
 # -- rows ----------------------------------------------------------------------------------------
+def check(
+    spec: SoftmaxSpec, shape: tuple[int, ...], name: str, factor: Multiplier, out_shift: int = 0
+) -> None:
+    """Refuse what the unit cannot do: shape of the rows, input format, multiplier, shift.
+
+    Raises:
+        DataError: settings out of range, rows without elements.
+        AccumulatorError: a row longer than ``spec.max_length``.
+        FormatError: a format with infinities.
+    """
+    if len(shape) == 0 or shape[-1] == 0:
+        raise DataError(f"softmax needs rows of at least one element, got shape {shape}")
+    if shape[-1] > spec.max_length:
+        raise AccumulatorError(
+            f"a row of {shape[-1]} elements is longer than the softmax unit's sum holds, "
+            f"{spec.max_length}: split it or choose a spec with more carry_bits"
+        )
+    mantissa, exponent = int(factor[0]), int(factor[1])
+    if mantissa.bit_length() != spec.multiplier_bits or mantissa < 0:
+        raise DataError(
+            f"the multiplier's mantissa has exactly {spec.multiplier_bits} bits, got {mantissa}: "
+            "use softmax.multiplier"
+        )
+    _check_range("the multiplier's exponent", exponent, MULTIPLIER_EXPONENT_BITS)
+    _check_range("out_shift", out_shift, OUT_SHIFT_BITS)
+    _decoded(name)
+
+
 class _Row(NamedTuple):
     """Elements of rows: mantissa (0 where not kept), exponent, kept, and rows with a NaN."""
 
@@ -253,24 +282,11 @@ def _elements(
 ) -> _Row:
     """Decode, scale, exp2: what both passes do with every element."""
     array = formats.get(name).check_codes(codes)
-    if array.ndim == 0 or array.shape[-1] == 0:
-        raise DataError(f"softmax needs rows of at least one element, got shape {array.shape}")
-    if array.shape[-1] > spec.max_length:
-        raise AccumulatorError(
-            f"a row of {array.shape[-1]} elements is longer than the softmax unit's sum holds, "
-            f"{spec.max_length}: split it or choose a spec with more carry_bits"
-        )
-    mantissa, exponent = int(factor[0]), int(factor[1])
-    if mantissa.bit_length() != spec.multiplier_bits or mantissa < 0:
-        raise DataError(
-            f"the multiplier's mantissa has exactly {spec.multiplier_bits} bits, got {mantissa}: "
-            "use softmax.multiplier"
-        )
-    _check_range("the multiplier's exponent", exponent, MULTIPLIER_EXPONENT_BITS)
+    check(spec, array.shape, name, factor)
     kept = np.ones(array.shape, dtype=bool)
     if keep is not None:
         kept &= np.asarray(keep, dtype=bool)
-    m, n = exp2(spec, logit(spec, name, (mantissa, exponent))[array])
+    m, n = exp2(spec, logit(spec, name, (int(factor[0]), int(factor[1])))[array])
     nan = kept & _decoded(name)[2][array]
     return _Row(
         np.where(kept, m, 0), np.where(kept, n, spec.lowest), kept, nan.any(axis=-1, keepdims=True)
@@ -304,7 +320,6 @@ def _finish(
     row: _Row, product: Int, exponent: Int, out: str, out_shift: int, underflow: formats.Underflow
 ) -> Codes:
     """Round, and give NaN to the kept elements of rows that hold one."""
-    _check_range("out_shift", out_shift, OUT_SHIFT_BITS)
     codes = round_codes(product, exponent, out, out_shift, underflow)
     nan = row.nan & row.keep
     if not nan.any():
@@ -348,6 +363,7 @@ def softmax(
         DataError: settings out of range, rows without elements.
     """
     formats.check_underflow(underflow)
+    _check_range("out_shift", out_shift, OUT_SHIFT_BITS)
     row = _elements(spec, codes, format, multiplier, keep)
     s, e, _ = _sum(spec, row)
     product, exponent = normalise(spec, row.mantissa, row.exponent, reciprocal(spec, s), e)
@@ -371,6 +387,7 @@ def deferred(
     errors as for :func:`softmax`.
     """
     formats.check_underflow(underflow)
+    _check_range("out_shift", out_shift, OUT_SHIFT_BITS)
     row = _elements(spec, codes, format, multiplier, keep)
     s, e, largest = _sum(spec, row)
     exponent = row.exponent - largest - spec.mantissa_bits
