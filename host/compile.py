@@ -27,6 +27,7 @@ from opennpe.host.sparse_execs import records
 from opennpe.host.turn import turn
 from opennpe.host.view import CHANNEL, plain
 from opennpe.host.windowed import windowed
+from opennpe.sim.stream_counts import Outside
 
 __all__ = ["compile"]
 
@@ -179,13 +180,10 @@ def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:
     spec, image, network = low.spec, emitter.image, low.network
     most = LIST_BYTES_AN_ITEM * (len(emitter.items) + 2)
     lines = (image.size + most) // spec.line_bytes
-    items = settle(spec, hoist(spec, emitter.items), lines)
+    held = Outside(image.data, image.origin)
+    items = settle(spec, hoist(spec, emitter.items), lines, held)
     listed = schedule(spec, items, image.size, lines)
     address = image.put(np.frombuffer(listed.data, dtype="<u2"))
-    data = np.zeros(image.size - image.origin, dtype=np.uint8)
-    for place, part in image.parts:
-        first = place - image.origin
-        data[first : first + len(part)] = np.frombuffer(part, dtype=np.uint8)
     symbols = [_symbol(low, emitter, name, role) for name, role in roles.items()]
     for name, root in low.seen.items():
         symbols.append(_symbol(low, emitter, name, "kept", root))
@@ -193,7 +191,7 @@ def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:
         name=network.name,
         spec=spec.name,
         facts=facts(spec),
-        image=data,
+        image=image.data,
         origin=image.origin,
         size=image.size,
         address=address,

@@ -55,6 +55,16 @@ class Image:
         return address
 
 
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """The bytes from ``origin`` on."""
+        data = np.zeros(self.size - self.origin, dtype=np.uint8)
+        for place, part in self.parts:
+            first = place - self.origin
+            data[first : first + len(part)] = np.frombuffer(part, dtype=np.uint8)
+        return data
+
+
 @dataclass
 class Held:
     """Where a job's weights and parameters are: outside, and in the memories when loaded."""
