@@ -85,7 +85,7 @@ class Grouping:
         for layer in self.graph.layers:
             if layer.output not in self.parent:
                 continue
-            choice = self.policy.choice(layer.name)
+            choice = self.policy.choice(layer.name, type(layer).__name__)
             if choice.output is not None:
                 outputs.setdefault(self.root(layer.output), []).append(choice.output)
                 own[layer.output] = choice.output

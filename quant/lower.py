@@ -57,7 +57,7 @@ class _Lowering:
 
     def network(self) -> Network:
         for layer in self.graph.layers:
-            choice = self.policy.choice(layer.name)
+            choice = self.policy.choice(layer.name, type(layer).__name__)
             wanted = None if moves(layer) else choice.inputs
             weights = self.policy.fallback if choice.weights == MODEL else choice.weights
             inputs = tuple(self._input(layer, name, wanted, weights) for name in layer.inputs)

@@ -14,6 +14,10 @@ A policy file is TOML::
     inputs = "posit4"
     output = "posit8"
 
+    [[layer]]
+    kind = ["Add", "Normalise"]    # or over layer kinds, with or without ``match``
+    output = "posit16"
+
 For each of ``weights``, ``inputs`` and ``output`` the first rule that matches and states it
 decides. In a rule, ``format`` is short for ``weights`` and ``inputs``: its output then comes in
 what the layers that read it ask for. The format ``model`` takes what a QDQ or QONNX model says
@@ -30,7 +34,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from opennpe.golden import mac
+from opennpe.golden import mac, storage
 from opennpe.golden.errors import FormatError, PolicyError
 
 __all__ = ["METHODS", "MODEL", "Choice", "Policy", "Rule"]
@@ -44,15 +48,19 @@ MAX_FILE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Rule:
-    """Formats for the layers whose name matches one of the globs; None says nothing."""
+    """Formats for the layers whose name matches one of the globs, and whose kind is one of
+    ``kind`` where that is not empty; a format of None says nothing."""
 
     match: tuple[str, ...]
     weights: str | None = None
     inputs: str | None = None
     output: str | None = None
+    kind: tuple[str, ...] = ()
 
-    def matches(self, name: str) -> bool:
-        """Whether a layer's name matches."""
+    def matches(self, name: str, kind: str = "") -> bool:
+        """Whether a layer of a name and a kind matches."""
+        if self.kind and kind not in self.kind:
+            return False
         return any(name == glob or fnmatchcase(name, glob) for glob in self.match)
 
 
@@ -173,15 +181,15 @@ class Policy:
                     f"{', '.join(repr(n) for n in near)}"
                 )
 
-    def choice(self, name: str) -> Choice:
-        """The formats of one layer."""
+    def choice(self, name: str, kind: str = "") -> Choice:
+        """The formats of one layer, by its name and its kind (the class of the layer)."""
         found: dict[str, str | None] = {}
         for key in FIELDS:
             found[key] = next(
                 (
                     getattr(rule, key)
                     for rule in self.rules
-                    if rule.matches(name) and getattr(rule, key) is not None
+                    if rule.matches(name, kind) and getattr(rule, key) is not None
                 ),
                 None,
             )
@@ -221,8 +229,9 @@ def _rule(source: str, index: int, value: Any) -> Rule:
     where = f"[[layer]] number {index}"
     if not isinstance(value, dict):
         raise PolicyError(f"{source}: {where} is no table")
-    _keys(source, where, value, ("match", "format", *FIELDS))
-    match = value.get("match")
+    _keys(source, where, value, ("match", "kind", "format", *FIELDS))
+    kinds = _kinds(source, where, value.get("kind"))
+    match = value.get("match", "*" if kinds else None)
     globs = [match] if isinstance(match, str) else match
     if not isinstance(globs, list) or not globs or not all(isinstance(g, str) for g in globs):
         raise PolicyError(f"{source}: {where} needs match = a layer name, a glob or a list of them")
@@ -232,7 +241,21 @@ def _rule(source: str, index: int, value: Any) -> Rule:
         weights=value.get("weights", common),
         inputs=value.get("inputs", common),
         output=value.get("output"),
+        kind=kinds,
     )
     if rule.weights is rule.inputs is rule.output is None:
         raise PolicyError(f"{source}: {where} states no format: give weights, inputs or output")
     return rule
+
+
+def _kinds(source: str, where: str, value: Any) -> tuple[str, ...]:
+    """Layer kinds of a rule; none where it states none."""
+    if value is None:
+        return ()
+    kinds = [value] if isinstance(value, str) else value
+    known = sorted(storage.KINDS)
+    if not isinstance(kinds, list) or not kinds or not all(k in known for k in kinds):
+        raise PolicyError(
+            f"{source}: {where} has kind = {value!r}, expected some of {', '.join(known)}"
+        )
+    return tuple(kinds)
