@@ -35,9 +35,9 @@ from opennpe.sim.sparse_ir import FLUSH_PAIRS, Shape, shape, tile
 __all__ = ["Product", "matmul", "prepare"]
 
 Codes = NDArray[Any]
-VECTORS = {1: 4, 2: 2, 4: 1}
+VECTORS = {1: 2, 2: 2, 4: 1}
 """Vectors across a tile by rows of a block: sums, two interleaved rows and a weight fit."""
-STRETCH = 128
+STRETCH = 256
 """Bytes of a row of activations that all blocks of rows go through before the next stretch."""
 LINE = 64
 TALLEST = 4
@@ -151,6 +151,12 @@ class Product:
         height = self._pairs.rows.shape[1]
         return shape(self.operands.kind, height, VECTORS[height], cpu.host())
 
+    @cached_property
+    def _stretch(self) -> int:
+        """Columns that all blocks of rows go through before the next: whole tiles."""
+        width, wanted = self.tiling.columns, STRETCH // self.operands.left.itemsize
+        return -(-wanted // width) * width
+
     def __call__(self, x: ArrayLike) -> Codes:
         """Codes (M, N) of activations (K, N).
 
@@ -169,10 +175,10 @@ class Product:
             return out
         if self.rounding is None:
             return self._dense(codes)
-        image = _image(codes, self.operands.left, self.tiling)
+        image = _image(codes, self.operands.left, self._stretch)
         held = self._pairs
         offsets = held.columns * np.int32(image.strides[0])
-        stretches = -(-codes.shape[1] // max(STRETCH // image.itemsize, self.tiling.columns))
+        stretches = -(-codes.shape[1] // self._stretch)
         macs = held.values.size // (4 // held.values.itemsize) * codes.shape[1]
         parts = max(1, min(self.job.threads, macs // gemm.WORTH_A_THREAD, stretches))
 
@@ -187,8 +193,9 @@ class Product:
         held, rounding = self._pairs, self.rounding
         assert rounding is not None
         flush = FLUSH_PAIRS if self.operands.kind == "u8" else 1 << 40
-        first = (self.tiling.marker, self.tiling.columns, part, parts, flush, held.starts, offsets,
-                 held.values, image, held.rows, out)  # fmt: skip
+        tiling = self.tiling
+        first = (tiling.marker, tiling.columns, self._stretch, part, parts, flush, held.starts,
+                 offsets, held.values, image, held.rows, out)  # fmt: skip
         if rounding.steps is not None:
             _run_steps(*first, rounding.steps)
         else:
@@ -237,13 +244,12 @@ class Product:
         return np.ascontiguousarray(out.T)
 
 
-def _image(codes: Codes, table: NDArray[Any], tiling: Shape) -> NDArray[Any]:
+def _image(codes: Codes, table: NDArray[Any], stretch: int) -> NDArray[Any]:
     """Operand values (K, pitch); columns beyond the last hold anything.
 
     A row is an odd number of cache lines long, so rows of one column never share a cache set.
     """
-    width = max(tiling.columns, STRETCH // table.itemsize)
-    columns = -(-codes.shape[1] // width) * width
+    columns = -(-codes.shape[1] // stretch) * stretch
     lines = -(-columns * table.itemsize // LINE) | 1
     pitch = lines * LINE // table.itemsize
     raw = np.empty(len(codes) * pitch + LINE, dtype=table.dtype)
@@ -289,9 +295,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
 
 @kernel()
 def _run_steps(  # type: ignore[no-untyped-def]
-    marker, width, part, parts, flush, starts, offsets, values, image, rows, out, steps
+    marker, width, stretch, part, parts, flush, starts, offsets, values, image, rows, out, steps
 ):
-    stretch = max(width, STRETCH // image.itemsize)
     count = (out.shape[1] + stretch - 1) // stretch
     sums = np.empty((rows.shape[1], stretch), dtype=np.int32)
     for s in range(count * part // parts, count * (part + 1) // parts):
@@ -305,9 +310,8 @@ def _run_steps(  # type: ignore[no-untyped-def]
 
 @kernel()
 def _run_floats(  # type: ignore[no-untyped-def]
-    marker, width, part, parts, flush, starts, offsets, values, image, rows, out, e
+    marker, width, stretch, part, parts, flush, starts, offsets, values, image, rows, out, e
 ):
-    stretch = max(width, STRETCH // image.itemsize)
     count = (out.shape[1] + stretch - 1) // stretch
     sums = np.empty((rows.shape[1], stretch), dtype=np.int32)
     line = np.empty(stretch)
