@@ -162,17 +162,18 @@ def _cut_sum(packed, unit):  # type: ignore[no-untyped-def]
     places = unit.mantissa_bits + 1
     mask = (I64(1) << places) - 1
     up = unit.accumulator_bits - unit.mantissa_bits
-    total, largest = I64(0), I64(0)
+    total: Any = I64(0)
+    largest: Any = I64(0)
     for begin in range(0, len(packed), unit.lanes):
         end = min(begin + unit.lanes, len(packed))
         before = largest
         for i in range(begin, end):
             largest = max(largest, I64(packed[i]) >> places)
-        total >>= min(largest - before, 62)
+        total = total >> I64(min(largest - before, 62))
         for i in range(begin, end):
             p = I64(packed[i])
             if p >= 0:
-                total += ((p & mask) << up) >> min(largest - (p >> places), 62)
+                total += ((p & mask) << up) >> I64(min(largest - (p >> places), 62))
     s, top = _leading(total, unit)
     return s, top + largest + unit.lowest - unit.accumulator_bits
 

@@ -142,7 +142,8 @@ def test_without_numba() -> None:
             "c = np.arange(0, 65536, 997, dtype=np.uint16)",
             "specs = g.SoftmaxSpec(), g.SoftmaxSpec(mode='truncating')",
             "outs = 'posit8', 'u0.16', 'posit16'",
-            "given = [(p, c, 'posit16', g.multiplier(0.2), c % 5 > 0, o) for p in specs for o in outs]",
+            "k, m = g.multiplier(0.2), c % 5 > 0",
+            "given = [(p, c, 'posit16', k, m, o) for p in specs for o in outs]",
             "ok = [np.array_equal(s.softmax(*x), g.softmax(*x)) for x in given]",
             "print(len(ok), all(ok))",
         ]
