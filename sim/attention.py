@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import attention, formats, mac
+from opennpe.golden import attention, formats, mac, softmax
 from opennpe.golden import layers as L
 from opennpe.golden.network import Tensor
 from opennpe.golden.rotary import halves, position_rows
 from opennpe.golden.rounding import check_terms, reciprocal
 from opennpe.sim import layer_norm
+from opennpe.sim import stream_softmax as softmax_kernel
 from opennpe.sim.encode import encode_bits, float_bits, target, two_sum_odd
 from opennpe.sim.gemm import run_spans
 from opennpe.sim.integers import integer_table, power, scaled_integer
@@ -238,6 +239,22 @@ def stream_softmax(
     out: Tensor,
     threads: int,
 ) -> tuple[Value, str]:
-    """The softmax unit, row by row."""
-    codes = attention.stream_softmax(spec, layer, ins, [v.first() for v in values], out)
-    return Value(first=codes), "unit"
+    """The softmax unit, row by row.
+
+    Raises:
+        FormatError: NaR and an output format that has no code for it.
+        AccumulatorError: rows that are too long.
+    """
+    x, unit, codes = ins[0], attention.unit(layer), values[0].first()
+    found = softmax_kernel.softmax(
+        unit,
+        codes,
+        x.format,
+        softmax.multiplier(layer.scale * 2.0**x.scale, unit.multiplier_bits),
+        keep=attention.kept(layer, codes.shape, [v.first() for v in values[1:]]),
+        out=out.format,
+        out_shift=-out.scale,
+        underflow=spec.underflow,
+        threads=threads,
+    )
+    return Value(first=found), "unit"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CALIBRATION", "MIXED", "MODEL", "TEST_DATA"]
+__all__ = ["CALIBRATION", "MIXED", "MODEL", "TEST_DATA", "TRANSFORMER"]
 
 _HERE = Path(__file__).parent
 MODEL = _HERE / "fashion.onnx"
@@ -19,3 +19,5 @@ CALIBRATION = _HERE / "calibration.npz"
 """Training images that set the scales."""
 MIXED = _HERE / "mixed.toml"
 """A format policy with a format of its own for each layer."""
+TRANSFORMER = _HERE / "transformer.toml"
+"""A format policy for transformers: products in posit8, the residual stream in posit16."""
