@@ -12,6 +12,7 @@ int16 (posit16), the weights are unpacked and the dense product takes over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -235,13 +236,26 @@ class Product:
         codes = np.ascontiguousarray(self.dense.T)
         return Right(pair, self.operands, kernels, codes, (self.packed.shape[1],))
 
-    def _dense(self, codes: Codes) -> Codes:
+    def across(self, x: Codes) -> Callable[[], Codes]:
+        """The dense kernel on its own terms, for comparison: a call that gives codes (N, M).
+
+        The activations are laid out pixel by pixel, as that kernel reads them, and the weights
+        packed beforehand.
+        """
         rows, depth = self.packed.shape
-        geometry = matrix(depth)
-        across = np.ascontiguousarray(codes.T).reshape(-1, 1, 1, 1, depth)
-        out = np.empty((codes.shape[1], rows), dtype=formats.get(self.job.out.format).dtype)
-        affine.multiply(affine.Left(across, geometry, self._right), self._right, 0, self.job, out)
-        return np.ascontiguousarray(out.T)
+        geometry, right = matrix(depth), self._right
+        pixels = np.ascontiguousarray(x.T).reshape(-1, 1, 1, 1, depth)
+        dtype = formats.get(self.job.out.format).dtype
+
+        def run() -> Codes:
+            out = np.empty((len(pixels), rows), dtype=dtype)
+            affine.multiply(affine.Left(pixels, geometry, right), right, 0, self.job, out)
+            return out
+
+        return run
+
+    def _dense(self, codes: Codes) -> Codes:
+        return np.ascontiguousarray(self.across(codes)().T)
 
 
 def _image(codes: Codes, table: NDArray[Any], stretch: int) -> NDArray[Any]:
