@@ -213,6 +213,7 @@ class Exp2(wiring.Component):
 
     def __init__(self, spec: SoftmaxSpec) -> None:
         self.spec = spec
+        self.lines = spec.table
         super().__init__(
             {
                 "t": In(signed(spec.logit_bits)),
@@ -225,7 +226,7 @@ class Exp2(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         spec = self.spec
-        lines = spec.table
+        lines = self.lines
         fraction = self.t[: spec.fraction_bits]
         rest, index = fraction[: lines.shift], fraction[lines.shift :]
         hidden = 1 << spec.mantissa_bits

@@ -178,7 +178,7 @@ def compare(spec: SoftmaxSpec, batches: list[Rows], got: Outcome) -> None:
             expected, found = getattr(want, name), getattr(got, name)[at : at + count]
             wrong = np.argwhere(expected != found)
             if len(wrong):
-                place = tuple(wrong[0])
+                place = tuple(int(i) for i in wrong[0])
                 raise AssertionError(
                     f"{name}{list(place)}: expected {int(expected[place]):#x}, got "
                     f"{int(found[place]):#x} of {batch.settings}, {len(wrong)} wrong in all"
