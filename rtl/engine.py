@@ -146,7 +146,10 @@ class Engine(wiring.Component):
         d_tag = d.tag
         with m.If(move):
             m.d.sync += d.valid.eq(taken)
-        with m.If(taken):
+        # Words of zeros add nothing: what multiplies and aligns stands still, and a flag goes along.
+        nothing = Signal()
+        m.d.comb += nothing.eq(~word.a.any() | ~word.b.any())
+        with m.If(taken & ~nothing):
             for register, block in ((d_a, blocks[0]), (d_b, blocks[1])):
                 m.d.sync += [
                     register.significand.eq(block.significand),
@@ -154,12 +157,14 @@ class Engine(wiring.Component):
                     register.scale_half.eq(block.scale_half),
                     register.shifts.eq(block.shifts),
                 ]
+        with m.If(taken):
             m.d.sync += [
                 Value.cast(d_tag.pair).eq(pair),
                 d_tag.first.eq(word.first),
                 d_tag.last.eq(word.last),
                 d_tag.out.eq(word.out),
-                d.signs.eq(blocks[0].signs ^ blocks[1].signs),
+                d_tag.nothing.eq(nothing),
+                d.signs.eq(Mux(nothing, 0, blocks[0].signs ^ blocks[1].signs)),
                 d.nan.eq(blocks[0].nan | blocks[1].nan),
             ]
             with m.If(word.first):
@@ -186,7 +191,7 @@ class Engine(wiring.Component):
     ) -> tuple[Words, Any]:
         m.d.comb += [block.a.eq(d_a), block.b.eq(d_b), block.pair.eq(d.tag.pair)]
         m_product = _held("m_product", Product)
-        with m.If(move & d.valid):
+        with m.If(move & d.valid & ~d.tag.nothing):
             m.d.sync += m_product.eq(block.product)
         return self._pass(m, move, d, "m"), m_product
 
@@ -201,10 +206,11 @@ class Engine(wiring.Component):
         behind = self._pass(m, move, mul, "l")
         # Above the largest product there is nothing but its sign, which is kept anyway.
         l_addend = _held("l_addend", addend_bits())
-        with m.If(move & mul.valid):
+        with m.If(move & mul.valid & ~mul.tag.nothing):
             m.d.sync += l_addend.eq(block.addend)
         fill = len(block.addend) - len(l_addend)
-        return behind, Cat(l_addend, behind.signs[-1].replicate(fill))
+        addend = Mux(behind.tag.nothing, 0, l_addend)
+        return behind, Cat(addend, behind.signs[-1].replicate(fill))
 
     def _accumulate(
         self, m: Module, move: Signal, al: Words, l_addend: Value, block: Accumulate
@@ -229,8 +235,10 @@ class Engine(wiring.Component):
         ]
         done = Signal()
         m.d.comb += done.eq(al.valid & al.tag.last)
+        with m.If(move & al.valid & (~al.tag.nothing | al.tag.first)):
+            m.d.sync += a.total.eq(block.result)
         with m.If(move & al.valid):
-            m.d.sync += [a.total.eq(block.result), a.nan.eq(block.nan_out)]
+            m.d.sync += a.nan.eq(block.nan_out)
         with m.If(move & done):
             m.d.sync += [a.pair.eq(al.tag.pair), a.out.eq(al.tag.out)]
         with m.If(move):

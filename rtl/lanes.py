@@ -104,6 +104,7 @@ class Tag(data.Struct):
     first: 1  # type: ignore[valid-type]
     last: 1  # type: ignore[valid-type]
     out: 2  # type: ignore[valid-type]
+    nothing: 1  # type: ignore[valid-type]
 
 
 def pair_of(mode_a: Value, mode_b: Value) -> Value:
