@@ -1,8 +1,9 @@
 """Proofs of the softmax unit's blocks.
 
-2**t: the netlist's truth table is golden's for every t, kept or not; golden's is proved monotone
-and within its error exhaustively in ``tests/golden``. The sum: by induction over tiles (SymbiYosys
-and z3) no carry ever leaves it in rows of up to ``max_length`` elements.
+The netlist's truth table is golden's for 2**t of every t, kept or not, for the reciprocal of every
+divisor, all steps, and for every code of every format; golden's exponential and reciprocal are
+proved within their errors exhaustively in ``tests/golden``. The sum: by induction over tiles
+(SymbiYosys and z3) no carry ever leaves it in rows of up to ``max_length`` elements.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from amaranth.lib import wiring
 from formal_aig import Aig
 from formal_axi import check
 from numpy.typing import NDArray
-from opennpe.golden.softmax import SoftmaxSpec, exp2
-from opennpe.rtl.softmax_lane import Exp2
-from opennpe.rtl.softmax_sum import Accumulate, Align, Maximum
+from opennpe.golden import formats
+from opennpe.golden.softmax import SoftmaxSpec, exp2, reciprocal
+from opennpe.rtl.softmax_lane import Decode, Exp2
+from opennpe.rtl.softmax_sum import Accumulate, Align, Maximum, Reciprocal, quotient_bits
 from opennpe.rtl.verilog import convert
 from pyosys import libyosys
 
@@ -55,19 +57,12 @@ def netlist(block: wiring.Component, folder: Path) -> tuple[Aig, list[str]]:
     return Aig.read(target), [name for _, name in sorted(named, key=lambda x: int(x[0][1:]))]
 
 
-def every(aig: Aig, names: list[str], high: dict[str, int]) -> list[int]:
-    """The outputs for all values of some inputs, others fixed: a truth table each, as an integer.
-
-    Bit i of a table belongs to the values of ``names`` that make up i, the first name lowest.
-    """
-    size = 1 << len(names)
+def every(aig: Aig, tables: dict[str, int], size: int) -> list[int]:
+    """The outputs' truth tables, integers of ``size`` bits, from those of the inputs."""
     full = (1 << size) - 1
     level = [0] * (aig.size + 1)
-    for name, value in high.items():
-        level[aig.inputs[name] >> 1] = full * value
-    for bit, name in enumerate(names):
-        # 2**bit ones over as many zeros, again and again.
-        level[aig.inputs[name] >> 1] = full // ((1 << (1 << bit)) + 1) << (1 << bit)
+    for name, literal in aig.inputs.items():
+        level[literal >> 1] = tables[name]
 
     def value(literal: int) -> int:
         return level[literal >> 1] ^ (full if literal & 1 else 0)
@@ -77,38 +72,93 @@ def every(aig: Aig, names: list[str], high: dict[str, int]) -> list[int]:
     return [value(literal) for literal in aig.outputs]
 
 
-def words(tables: list[int], size: int) -> NDArray[np.int64]:
-    """Truth tables of an output's bits to its values."""
-    found = np.zeros(size, dtype=np.int64)
-    for bit, entry in enumerate(tables):
-        raw = np.frombuffer(entry.to_bytes(size // 8, "little"), dtype=np.uint8)
-        found |= np.unpackbits(raw, bitorder="little").astype(np.int64) << bit
+def bits_of(name: str, values: NDArray[np.int64], width: int) -> dict[str, int]:
+    """Truth tables of a word's bits; one bit has the word's name alone."""
+    found = {}
+    for bit in range(width):
+        raw = np.packbits((values >> bit & 1).astype(np.uint8), bitorder="little")
+        found[f"{name}[{bit}]" if width > 1 else name] = int.from_bytes(raw.tobytes(), "little")
     return found
+
+
+def word_of(found: dict[str, int], name: str, width: int, size: int) -> NDArray[np.int64]:
+    """Values of an output, from the truth tables of its bits."""
+    values = np.zeros(size, dtype=np.int64)
+    for bit in range(width):
+        entry = found[f"{name}[{bit}]" if width > 1 else name]
+        raw = np.frombuffer(entry.to_bytes(size // 8, "little"), dtype=np.uint8)
+        values |= np.unpackbits(raw, bitorder="little").astype(np.int64) << bit
+    return values
+
+
+def signed(values: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Words as two's complement."""
+    return np.where(values >> (width - 1), values - (1 << width), values)
 
 
 def exponentials(spec: SoftmaxSpec, block: Exp2, folder: Path) -> bool:
     """Whether the gates of Exp2 are golden's for every t, kept and not."""
     aig, outputs = netlist(block, folder)
-    p, bits = spec.mantissa_bits, spec.fraction_bits
-    chunk = min(bits + 4, spec.logit_bits)
-    names = [f"t[{i}]" for i in range(chunk)]
+    step = min(1 << 16, 1 << spec.logit_bits)
     compared = 0
     for keep in (0, 1):
-        for above in range(1 << (spec.logit_bits - chunk)):
-            fixed = {f"t[{chunk + i}]": above >> i & 1 for i in range(spec.logit_bits - chunk)}
-            found = dict(zip(outputs, every(aig, names, {**fixed, "keep": keep}), strict=True))
-            t = np.arange(1 << chunk) + (above << chunk)
-            t = np.where(t >> (spec.logit_bits - 1), t - (1 << spec.logit_bits), t)
+        for begin in range(0, 1 << spec.logit_bits, step):
+            word = np.arange(begin, begin + step)
+            given = {
+                **bits_of("t", word, spec.logit_bits),
+                **bits_of("keep", np.full_like(word, keep), 1),
+            }
+            found = dict(zip(outputs, every(aig, given, step), strict=True))
+            t = signed(word, spec.logit_bits)
             m, n = exp2(spec, t) if keep else (np.zeros_like(t), np.full_like(t, spec.lowest))
-            got = [
-                words([found[f"{name}[{i}]"] for i in range(width)], len(t))
-                for name, width in (("mantissa", p + 1), ("exponent", spec.integer_bits))
-            ]
-            if (got[0] != m).any() or (got[1] != n & ((1 << spec.integer_bits) - 1)).any():
+            mantissa = word_of(found, "mantissa", spec.mantissa_bits + 1, step)
+            exponent = word_of(found, "exponent", spec.integer_bits, step)
+            if (mantissa != m).any() or (signed(exponent, spec.integer_bits) != n).any():
                 return False
-            compared += len(t)
+            compared += step
     assert compared == 2 << spec.logit_bits
     return True
+
+
+def reciprocals(
+    spec: SoftmaxSpec, block: Reciprocal, folder: Path, steps: int | None = None
+) -> bool:
+    """Whether the gates' division, all its steps, is golden's for every divisor."""
+    aig, outputs = netlist(block, folder)
+    places, size = spec.reciprocal_bits, 1 << spec.reciprocal_bits
+    s = np.arange(size) + size
+    remainder, quotient = np.full_like(s, size), np.zeros_like(s)
+    widths = {"remainder": places + 1, "quotient": quotient_bits(spec)}
+    for _ in range((spec.reciprocal_cycles if steps is None else steps) + 1):
+        given = {
+            **bits_of("divisor", s, places + 1),
+            **bits_of("remainder", remainder, widths["remainder"]),
+            **bits_of("quotient", quotient, widths["quotient"]),
+        }
+        found = dict(zip(outputs, every(aig, given, size), strict=True))
+        rounded = word_of(found, "rounded", places + 2, size)
+        remainder = word_of(found, "remainder_out", widths["remainder"], size)
+        quotient = word_of(found, "quotient_out", widths["quotient"], size)
+    return bool((rounded == reciprocal(spec, s)).all())
+
+
+def decodes(block: Decode, folder: Path) -> int:
+    """Codes of all formats for which the gates decode as golden; the rest of the slot is noise."""
+    aig, outputs = netlist(block, folder)
+    size, right = 1 << 16, 0
+    word = np.arange(size)
+    for index, name in enumerate(formats.ENGINE_FORMATS):
+        given = {**bits_of("code", word, 16), **bits_of("format", np.full_like(word, index), 2)}
+        found = dict(zip(outputs, every(aig, given, size), strict=True))
+        significand = signed(word_of(found, "significand", 14, size), 14)
+        scale = signed(word_of(found, "scale", 6, size), 6)
+        nan = word_of(found, "nan", 1, size)
+        fmt = formats.get(name)
+        value = fmt.values[word & ((1 << fmt.bits) - 1)]
+        leads = (significand == 0) | (np.abs(significand) >> 12 == 1)
+        same = np.ldexp(significand.astype(float), scale - 12) == np.nan_to_num(value)
+        right += int((same & leads & (nan == np.isnan(value))).sum())
+    return right
 
 
 class Sums(Elaboratable):
@@ -182,6 +232,19 @@ def test_a_wrong_slope_is_found(tmp_path: Path) -> None:
     block = Exp2(other)
     block.lines = one_off
     assert not exponentials(SPEC, block, tmp_path)
+
+
+@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, reciprocal_bits=11, reciprocal_step=5)])
+def test_every_reciprocal_is_golden(spec: SoftmaxSpec, tmp_path: Path) -> None:
+    assert reciprocals(spec, Reciprocal(spec), tmp_path)
+
+
+def test_a_step_too_few_is_found(tmp_path: Path) -> None:
+    assert not reciprocals(SPEC, Reciprocal(SPEC), tmp_path, SPEC.reciprocal_cycles - 1)
+
+
+def test_every_code_is_decoded(tmp_path: Path) -> None:
+    assert decodes(Decode(), tmp_path) == 4 << 16
 
 
 @pytest.mark.parametrize("mode", ["exact", "truncating"])
