@@ -1,6 +1,7 @@
 """The reader of sparse TFLite tensors, on tensors made by hand."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sparse_detectors.py"
 def script():
     spec = importlib.util.spec_from_file_location("sparse_detectors", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -23,10 +25,10 @@ def script():
 class Vector:
     """Stands in for a flatbuffer's vector: its table is the list itself."""
 
-    def Init(self, held, _):  # noqa: N802
+    def Init(self, held, _):
         self.held = held
 
-    def ValuesAsNumpy(self):  # noqa: N802
+    def ValuesAsNumpy(self):
         return np.array(self.held)
 
 
