@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -199,7 +201,7 @@ def _calls(
             calls["float32", f"{block}x1", density] = _float(held, x, block)
             if library is not None and block == 1:
                 matrix = library.csr_matrix(held)
-                calls["scipy CSR", "1x1", density] = lambda m=matrix: m @ x
+                calls["scipy CSR", "1x1", density] = partial(matrix.__matmul__, x)
     for name in FORMATS:
         fmt = formats.get(name)
         codes = fmt.encode(x, "zero")
@@ -211,13 +213,13 @@ def _calls(
                 mask = prune.keep(weights, density, f"{block}x1").astype(fmt.dtype)
                 product = _prepared(dense * mask, name, block)
                 _check(product, name, dense * mask, codes)
-                calls[name, f"{block}x1", density] = lambda p=product, c=codes: p(c)
+                calls[name, f"{block}x1", density] = partial(product, codes)
     return calls
 
 
 def _scipy(notes: list[str]) -> Any:
     try:
-        from scipy import sparse as library
+        library = import_module("scipy.sparse")
     except ImportError:
         notes.append("no comparison with scipy: it is not installed")
         return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -134,7 +134,7 @@ def _floats(
     x = rng.normal(size=(shape[1], pixels)).astype(np.float32)
     weights = rng.normal(size=shape).astype(np.float32)
     held = [sparse_float.pack(weights * mask, rows) for mask in (empty, some)]
-    return [lambda: weights @ x, *((lambda p=p: sparse_float.multiply(p, x)) for p in held)]
+    return [lambda: weights @ x, *(partial(sparse_float.multiply, p, x) for p in held)]
 
 
 def _exact(
@@ -153,19 +153,18 @@ def _exact(
         sparse_pack.pack_blocks(weights * m.astype(own.dtype), own.name, rows)
         for m in (empty, some)
     ]
-    options = {"shift": -3, "underflow": "zero", "threads": 1}
-    dense = sparse_exact.prepare(packed[1], other.name, force="dense", **options)
-    sparse_ones = [sparse_exact.prepare(p, other.name, **options) for p in packed]
-    return [dense.across(x), *((lambda p=p: p(x)) for p in sparse_ones)]
+    prepare = partial(sparse_exact.prepare, shift=-3, underflow="zero", threads=1)
+    dense = prepare(packed[1], other.name, force="dense")
+    return [dense.across(x), *(partial(prepare(p, other.name), x) for p in packed)]
 
 
 def _measure(calls: list[Callable[[], Any]]) -> list[float]:
-    """Least thread seconds of each call; the calls alternate."""
+    """Least processor seconds of each call, whatever threads it uses; the calls alternate."""
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(REPEATS + 1):
         for call, seconds in zip(calls, times, strict=True):
-            begun = time.thread_time()
+            begun = time.process_time()
             call()
             if turn:
-                seconds.append(time.thread_time() - begun)
+                seconds.append(time.process_time() - begun)
     return [min(seconds) for seconds in times]
