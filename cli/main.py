@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from opennpe.cli.errors import CheckFailed
-from opennpe.golden.errors import OpenNPEError
+from opennpe.golden.errors import DataError, OpenNPEError
 
 __all__ = ["app", "main"]
 
@@ -266,6 +266,18 @@ def bench(
     coprocessor: Annotated[
         bool, typer.Option("--coprocessor", help="The co-processor's gates against its model.")
     ] = False,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Sparse kernels against dense ones, and storage.")
+    ] = False,
+    sparse_engine: Annotated[
+        bool, typer.Option("--sparse-engine", help="Cycles of sparse layers against dense ones.")
+    ] = False,
+    softmax: Annotated[
+        bool, typer.Option("--softmax", help="Softmax of two passes against three and PyTorch's.")
+    ] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the benchmark's pictures there.")
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(min=1, help="Side of the matrices (1024) or of the image (224)."),
@@ -275,53 +287,30 @@ def bench(
     as_json: Json = False,
 ) -> int:
     """Time the kernels against float32 BLAS."""
-    notes = _fair_environment(threads)  # read when NumPy, Numba and PyTorch are loaded
+    from opennpe.cli import bench_command
+
+    flags = (networks, coprocessor, sparse, sparse_engine, softmax)
+    chosen = [kind for kind, flag in zip(bench_command.KINDS[1:], flags, strict=True) if flag]
+    if len(chosen) > 1:
+        raise DataError(f"bench times one thing at a time, got --{' and --'.join(chosen)}")
+    kind = chosen[0] if chosen else bench_command.KINDS[0]
+    notes = bench_command.fair_environment(threads)  # read when NumPy and Numba are loaded
     from opennpe.cli import tables
     from opennpe.cli.progress import reporter
 
     with reporter() as progress:
-        if coprocessor:
-            from opennpe.cli.bench_coprocessor import IMAGE, bench_coprocessor
-
-            size = size or IMAGE
-            report = bench_coprocessor(_split(format), size, repeat, progress)
-        elif networks:
-            from opennpe.cli.bench_networks import IMAGE, bench_networks
-
-            size = size or IMAGE
-            report = bench_networks(_split(format), size, repeat, threads, progress)
-        else:
-            from opennpe.cli.bench import TARGET_SIZE
-            from opennpe.cli.bench import bench as timing
-
-            size = size or TARGET_SIZE
-            report = timing(_split(format), size, repeat, threads, progress)
+        report, table, size = bench_command.run_bench(
+            kind, _split(format), size, repeat, threads, progress
+        )
+    if pictures is not None:
+        bench_command.save_pictures(kind, report, pictures)
     if as_json:
         found = report.summary()
         found["notes"] = notes + found["notes"]
         _print_json({"size": size, "threads": threads, **found})
     else:
-        table = tables.network_bench_table if networks else tables.bench_table
-        table = tables.run_bench_table if coprocessor else table
-        lines = [*map(str, report.claims), *notes, *report.notes]
-        tables.show(table(report.rows, size, threads), lines)
+        tables.show(table, [*map(str, report.claims), *notes, *report.notes])
     return 0
-
-
-def _fair_environment(threads: int) -> list[str]:
-    """Limit the threads of both sides, and undo settings that would slow the float32 side."""
-    import os
-
-    for name in ("OPENBLAS", "OMP", "MKL", "NUMBA"):
-        os.environ[f"{name}_NUM_THREADS"] = str(threads)
-    notes = []
-    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
-        value = os.environ.pop(name, None)
-        if value is not None:
-            notes.append(f"{name}={value} of the environment is ignored: it may slow float32")
-    if "OPENNPE_ISA" in os.environ:
-        notes.append(f"OPENNPE_ISA={os.environ['OPENNPE_ISA']} limits our kernels")
-    return notes
 
 
 @app.command()
