@@ -1,11 +1,17 @@
 """The tables of docs/softmax.md, printed: what each way to store probabilities does to attention.
 
-python scripts/softmax_tables.py
+python scripts/softmax_tables.py          # exponentials, cycles, attention, constant rows
+python scripts/softmax_tables.py --area   # cells of the unit on an ECP5, by Yosys
 """
 
 from __future__ import annotations
 
+import json
+import math
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,13 +98,62 @@ def uniform() -> Iterator[str]:
         yield f"| {name} | " + " | ".join(sums) + " |"
 
 
+def exponentials() -> Iterator[str]:
+    """Lines of the table of tables: error and size for a few choices."""
+    yield "| T | P | F | relative error | ROM bits |"
+    yield "|---|---|---|---|---|"
+    for t, p, f in ((3, 10, 8), (4, 12, 8), (5, 16, 12), (6, 16, 12), (6, 18, 16)):
+        spec = SoftmaxSpec(table_bits=t, mantissa_bits=p, fraction_bits=f)
+        yield f"| {t} | {p} | {f} | 2^{math.log2(spec.exp2_error):.2f} | {spec.rom_bits} |"
+
+
+def cycles() -> Iterator[str]:
+    """Lines of the table of cycles from one row to the next."""
+    lengths, modes = (16, 64, 197, 1024), ("exact", "truncating")
+    yield "| lanes | mode | turnaround | latency | " + " | ".join(map(str, lengths)) + " |"
+    yield "|---|---|---|---|" + "---|" * len(lengths)
+    for lanes in (4, 8, 16):
+        for mode in modes:
+            spec = SoftmaxSpec(lanes=lanes, mode=mode)  # type: ignore[arg-type]
+            rows = " | ".join(str(spec.row_cycles(n)) for n in lengths)
+            yield f"| {lanes} | {mode} | {spec.turnaround} | {spec.latency} | {rows} |"
+
+
+def area() -> Iterator[str]:
+    """Lines of the table of cells, by ``synth_ecp5``."""
+    from opennpe.rtl import verilog
+    from opennpe.rtl.softmax import Softmax
+    from pyosys import libyosys
+
+    yield "| lanes | mode | LUT4 | carry (CCU2C) | flip-flops | 18x18 multipliers |"
+    yield "|---|---|---|---|---|---|"
+    for lanes in (2, 4):
+        for mode in ("exact", "truncating"):
+            spec = SoftmaxSpec(lanes=lanes, mode=mode)  # type: ignore[arg-type]
+            with tempfile.TemporaryDirectory() as folder:
+                source, found = Path(folder, "unit.v"), Path(folder, "stat.json")
+                source.write_text(verilog.convert(Softmax(spec), "opennpe_softmax"))
+                design = libyosys.Design()
+                for command in (
+                    f"read_verilog {source}",
+                    "synth_ecp5 -top opennpe_softmax",
+                    f"tee -o {found} stat -json",
+                ):
+                    with verilog._silence():
+                        libyosys.run_pass(command, design)
+                text = found.read_text()
+            cells = json.loads(text[text.index("{") :])["design"]["num_cells_by_type"]
+            kinds = ("LUT4", "CCU2C", "TRELLIS_FF", "MULT18X18D")
+            yield f"| {lanes} | {mode} | " + " | ".join(str(cells.get(k, 0)) for k in kinds) + " |"
+
+
 def tables() -> list[str]:
-    """All lines, a blank one between tables."""
+    """All lines but those of :func:`area`, a blank one between tables."""
     lines: list[str] = []
-    for part in (attention(197), attention(1024), uniform()):
+    for part in (exponentials(), cycles(), attention(197), attention(1024), uniform()):
         lines += [*part, ""]
     return lines[:-1]
 
 
 if __name__ == "__main__":
-    print("\n".join(tables()))
+    print("\n".join(area() if "--area" in sys.argv[1:] else tables()))

@@ -247,9 +247,17 @@ def test_every_code_is_decoded(tmp_path: Path) -> None:
     assert decodes(Decode(), tmp_path) == 4 << 16
 
 
-@pytest.mark.parametrize("mode", ["exact", "truncating"])
-def test_no_carry_leaves_the_sum(mode: Any, tmp_path: Path) -> None:
-    spec = replace(SMALL, mode=mode)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(SMALL, mode="exact"),
+        replace(SMALL, mode="truncating"),
+        replace(SPEC, mode="truncating"),
+        pytest.param(SPEC, marks=pytest.mark.regress),
+    ],
+    ids=["small, exact", "small, truncating", "the default, truncating", "the default"],
+)
+def test_no_carry_leaves_the_sum(spec: SoftmaxSpec, tmp_path: Path) -> None:
     verdict = check(Sums(spec, spec.max_length), tmp_path, "prove", 2)
     assert (verdict.status, verdict.broken) == ("PASS", ()), verdict.log
 
