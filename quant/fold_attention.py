@@ -122,7 +122,7 @@ def affine_into_softmax(state: State, layer: Any) -> bool:
 
 # -- softmax -----------------------------------------------------------------------------------
 def stream(state: State, layer: Any) -> bool:
-    """A softmax whose rows weigh something in a product is attention: the unit's, not the host's."""
+    """A softmax whose rows weigh something in a product is attention: the unit computes it."""
     if not isinstance(layer, L.Softmax) or layer.log:
         return False
     rank = len(state.shape(layer.output))

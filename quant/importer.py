@@ -13,6 +13,7 @@ from opennpe.golden.errors import ModelError
 from opennpe.quant import (
     fold,
     fold_constants,
+    masked_logits,
     masks,
     onnx_reader,
     ops_attention,
@@ -46,7 +47,7 @@ OPERATORS: dict[str, Translator] = {
     **ops_resize.OPERATORS,
     **ops_quant.OPERATORS,
     **ops_attention.OPERATORS,
-    **masks.OPERATORS,
+    **masked_logits.OPERATORS,
 }
 """ONNX operator to the function that translates it."""
 

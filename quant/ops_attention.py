@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from opennpe.golden import layers as L
 from opennpe.golden.errors import ModelError
-from opennpe.quant import masks
+from opennpe.quant import masked_logits, masks
 from opennpe.quant.builder import Builder
 from opennpe.quant.graph import Unsupported
 from opennpe.quant.onnx_reader import Node
@@ -119,11 +119,11 @@ def _attention_mask(
         if grouped and keep.ndim > 2:
             keep = keep.reshape(*keep.shape[:-2], 1, *keep.shape[-2:])
         keep = np.pad(keep, [(0, 0)] * (keep.ndim - 1) + [(0, shape[-1] - keep.shape[-1])])
-        return masks.inputs_of(b, masks.Masked(logits, (), keep))
+        return masked_logits.inputs_of(b, masked_logits.Masked(logits, (), keep))
     if grouped:
         raise Unsupported("a mask given at run time over grouped queries")
-    flags = masks.condition(b, name)
-    return masks.inputs_of(b, masks.Masked(logits, *flags))
+    flags = masked_logits.condition(b, name)
+    return masked_logits.inputs_of(b, masked_logits.Masked(logits, *flags))
 
 
 def _rotary_embedding(b: Builder, node: Node) -> None:

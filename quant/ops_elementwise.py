@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 from opennpe.golden import layers as L
-from opennpe.quant import masks
+from opennpe.quant import masked_logits
 from opennpe.quant.builder import Builder
 from opennpe.quant.graph import Unsupported
 from opennpe.quant.onnx_reader import Node
@@ -29,7 +29,7 @@ def _check_broadcast(b: Builder, node: Node) -> None:
 
 def _sum(b: Builder, node: Node, sign: int = 1) -> None:
     _check_broadcast(b, node)
-    if sign == 1 and masks.add_mask(b, node):
+    if sign == 1 and masked_logits.add_mask(b, node):
         return
     first, second = node.inputs
     out = node.outputs[0]
@@ -246,7 +246,7 @@ def _masked_softmax(b: Builder, node: Node, log: bool) -> None:
     axis = int(node.attributes.get("axis", -1 if b.opset >= 13 else 1))
     if log or axis % rank != rank - 1:
         raise Unsupported("masked logits, and not a plain softmax along the last axis")
-    names, fields = masks.inputs_of(b, masked)
+    names, fields = masked_logits.inputs_of(b, masked)
     b.put(L.StreamSoftmax, node, names, node.outputs[0], **fields)
 
 

@@ -60,7 +60,7 @@ CASES = {
     "softmax": (lambda r: L.StreamSoftmax("layer", (), "y", 0.3), [(2, 3, 11)]),
     "softmax-mask": (
         lambda r: L.StreamSoftmax("layer", (), "y", 0.25),
-        [(2, 3, 4, 5), np.array([[[[1, 0, 2, 1, 1]]], [[[0, 0, 0, 0, 0]]]]), np.array([1, 1, 1, 1, 0])],
+        [(2, 3, 4, 5), np.array([[[[1, 0, 2, 1, 1]]], [[[0] * 5]]]), np.array([1, 1, 1, 1, 0])],
     ),
     "softmax-causal": (
         lambda r: L.StreamSoftmax("layer", (), "y", 1.0, True, 2), [(2, 3, 6)],

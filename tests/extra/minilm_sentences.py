@@ -133,7 +133,12 @@ The poem has fourteen lines and no title.
 The runner finished the marathon in under three hours.
 The chess player sacrificed a rook and won six moves later.
 Stretch your legs before you start to run.
-The patient has taken this medicine for ten years without any side effects, but his doctor would now like to lower the dose step by step.
-Although the expedition had prepared for storms, nobody had expected that the ice would break up so early in the year and that the ship would drift three hundred miles to the west before help arrived.
-If the measured voltage rises above the threshold while the motor is still running, the controller opens the relay, writes the time into its log and waits until somebody acknowledges the alarm.
+The patient has taken this medicine for ten years without any side effects, but his doctor \
+would now like to lower the dose step by step.
+Although the expedition had prepared for storms, nobody had expected that the ice would break \
+up so early in the year and that the ship would drift three hundred miles to the west before \
+help arrived.
+If the measured voltage rises above the threshold while the motor is still running, the \
+controller opens the relay, writes the time into its log and waits until somebody acknowledges \
+the alarm.
 """.strip().splitlines()

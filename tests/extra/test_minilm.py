@@ -37,19 +37,11 @@ pytestmark = [
 SPEC = catalog.EDGE_4X4
 SHIPPED = "transformer.toml"
 NARROW = """
-version = 1
-[default]
-format = "posit8"
-[[layer]]
-kind = ["Linear", "MatMul"]
-inputs = "posit8"
-[[layer]]
-kind = ["Add", "Normalise", "Gather"]
-output = "posit16"
 [[layer]]
 kind = "Linear"
 weights = "{weights}"
 """
+"""What "weights fp4" adds to the shipped policy."""
 FLOORS = {"posit16": 0.995, SHIPPED: 0.97}
 """Least cosine of any sentence to float32."""
 SECONDS = 1.0
@@ -78,7 +70,8 @@ def network(policy: str) -> Network:
     if policy.endswith(".toml"):
         chosen = Policy.load(zoo.TRANSFORMER)
     elif policy.startswith("weights "):
-        chosen = Policy.parse(NARROW.format(weights=policy.split()[1]))
+        text = zoo.TRANSFORMER.read_text(encoding="utf-8")
+        chosen = Policy.parse(text + NARROW.format(weights=policy.split()[1]))
     else:
         chosen = Policy.uniform(policy)
     return lower.lower(graph(), observed(), chosen, "mse")
@@ -123,9 +116,7 @@ def block(found: Network, number: int) -> Network:
     begin, end = norms[2 * number] + 1, norms[2 * number + 2] + 1
     mask = next(layer for layer in found.layers if isinstance(layer, L.StreamSoftmax)).inputs[1]
     reads = found.layers[norms[2 * number]].output
-    chosen = tuple(
-        layer for layer in found.layers[begin:end] if layer.output != mask
-    )
+    chosen = tuple(layer for layer in found.layers[begin:end] if layer.output != mask)
     inner = {layer.output for layer in chosen}
     outside = {n for layer in chosen for n in layer.inputs} - inner - set(found.constants)
     assert outside == {reads, mask}, outside

@@ -40,10 +40,11 @@ def model(
     opset: int = 18,
 ) -> Path:
     """A file; inputs are (element type, shape)."""
-    stored = [
-        numpy_helper.from_array(np.float32(v) if np.asarray(v).dtype == np.float64 else np.asarray(v), k)
-        for k, v in constants.items()
-    ]  # fmt: skip
+    stored = []
+    for key, value in constants.items():
+        array = np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        stored.append(numpy_helper.from_array(array, key))
     graph = helper.make_graph(
         nodes,
         "t",
@@ -318,7 +319,9 @@ def test_repeated_keys_are_moved_not_multiplied(tmp_path):
         node("Reshape", "d flat", "vv"), node("MatMul", "p vv", "y"),
     ]  # fmt: skip
     constants = {
-        "two": np.array([2]), "wide": np.array([1, H, 3, T, D]), "flat": np.array([1, 3 * H, T, D])
+        "two": np.array([2]),
+        "wide": np.array([1, H, 3, T, D]),
+        "flat": np.array([1, 3 * H, T, D]),
     }
     path = model(
         tmp_path, nodes,
