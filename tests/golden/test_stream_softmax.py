@@ -16,8 +16,6 @@ from opennpe.golden.errors import AccumulatorError, DataError, FormatError, Spec
 from opennpe.golden.softmax import SoftmaxSpec
 from opennpe.golden.softmax_table import exp2_table, powers
 
-pytestmark = pytest.mark.fast
-
 EXACT = SoftmaxSpec(mode="exact")
 CUT = SoftmaxSpec(mode="truncating")
 SPECS = {"exact": EXACT, "truncating": CUT}
@@ -37,6 +35,7 @@ def test_references_are_exact(fraction_bits: int) -> None:
             assert found[j] == int(mpmath.floor(mpmath.mpf(2) ** (61 + j * step)))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("table", "mantissa", "fraction", "bits"),
     [(3, 10, 8, 9.8), (4, 12, 8, 12.1), (5, 16, 12, 14.4), (6, 18, 16, 16.3), (0, 8, 6, 4.5)],
@@ -58,6 +57,7 @@ def test_every_fraction_is_monotone_and_in_bound(
     assert lines.error <= 2.0**-bits
 
 
+@pytest.mark.fast
 def test_exp2_grows_over_all_exponents() -> None:
     t = np.arange(-(1 << 19), 1 << 19)
     m, n = softmax.exp2(EXACT, t)
@@ -94,6 +94,7 @@ def test_logits_are_the_rounded_product(name: str, factor: tuple[int, int]) -> N
         assert got[code] == want, (name, code)
 
 
+@pytest.mark.fast
 def test_multipliers_are_nearest() -> None:
     with mpmath.workprec(100):
         for scale in (1.0, 0.125, 1 / math.sqrt(48), 3.0e-20, 7.0e30, 2.0**-0.5288):
@@ -123,6 +124,7 @@ def test_every_reciprocal(places: int) -> None:
         assert (np.abs(r.astype(object) * end - numerator) << places - 1 <= numerator).all()
 
 
+@pytest.mark.fast
 def test_a_short_division_is_the_same() -> None:
     """The gates' restoring steps, with all their bits, for every divisor."""
     for step in (1, 2, 3, 4, 5):
@@ -292,6 +294,7 @@ def test_every_pair_of_codes(spec: SoftmaxSpec, name: str, factor: tuple[int, in
     assert (np.diff(high) <= high[:-1] * 2 * spec.error_bound(2)).all()
 
 
+@pytest.mark.fast
 @BOTH
 @pytest.mark.parametrize("out", [*formats.ENGINE_FORMATS, "u0.8", "u0.16"])
 def test_whole_octaves_change_no_bit(spec: SoftmaxSpec, out: str) -> None:
@@ -305,6 +308,7 @@ def test_whole_octaves_change_no_bit(spec: SoftmaxSpec, out: str) -> None:
         assert (got == want).all()
 
 
+@pytest.mark.fast
 def test_an_exact_sum_has_no_order() -> None:
     rng = np.random.default_rng(9)
     f = formats.get("posit16")
@@ -332,6 +336,7 @@ def test_a_truncating_sum_has_one() -> None:
     assert (turned != want).any() and (eight != want).any()
 
 
+@pytest.mark.fast
 @BOTH
 def test_exact_rows(spec: SoftmaxSpec) -> None:
     """One-hot rows are one and nothing, constant rows of 2**k elements 2**-k, to the bit."""
@@ -345,6 +350,7 @@ def test_exact_rows(spec: SoftmaxSpec) -> None:
         assert (f.decode(got) == 2.0**-k).all()
 
 
+@pytest.mark.fast
 @BOTH
 def test_masks(spec: SoftmaxSpec) -> None:
     rng = np.random.default_rng(10)
@@ -431,6 +437,7 @@ def test_sums_stay_in_their_induction_step() -> None:
                     assert total == 0 or int(total) >= 1 << spec.mantissa_bits + unit
 
 
+@pytest.mark.fast
 def test_two_and_three_passes_agree() -> None:
     rng = np.random.default_rng(11)
     for scale in (1, 30, 300):
@@ -447,6 +454,7 @@ def test_two_and_three_passes_agree() -> None:
     assert softmax.two_pass([1e6, 1e6 - 1]).tolist() == pytest.approx([0.7310586, 0.2689414])
 
 
+@pytest.mark.fast
 def test_against_the_float_reference() -> None:
     """Natural base, real scale: within the bound and what the logits' grid adds."""
     rng = np.random.default_rng(12)
@@ -462,6 +470,7 @@ def test_against_the_float_reference() -> None:
 
 
 # -- refusals ------------------------------------------------------------------------------------
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("choice", "text"),
     [
@@ -477,6 +486,7 @@ def test_specs_are_checked(choice: dict[str, Any], text: str) -> None:
         SoftmaxSpec(**choice)
 
 
+@pytest.mark.fast
 def test_settings_are_checked() -> None:
     row = np.zeros(4, dtype=np.uint8)
     for change, error, text in (
@@ -500,6 +510,7 @@ def test_settings_are_checked() -> None:
         softmax.multiplier(1e300)
 
 
+@pytest.mark.fast
 def test_cycles_and_widths() -> None:
     assert (EXACT.total_bits, CUT.total_bits) == (284, 41)
     assert (EXACT.turnaround, CUT.turnaround, EXACT.latency) == (12, 11, 6)
