@@ -48,6 +48,10 @@ def matmul(low: Lowered, layer: L.MatMul) -> None:
         np.broadcast_to(np.arange(math.prod(t.shape[:-2])).reshape(t.shape[:-2]), lead).reshape(-1)
         for t in (a, b)
     )
+    if math.prod(lead) > 1 and lanes.lanes(out.format) > lanes.lanes(mode_a):
+        # Several channel tiles share a line: all of it is written, or gaps would hold anything.
+        channels = wide
+        _slack(low, weights, wide // (low.spec.line_words * lanes.lanes(mode_a)))
     for head in range(math.prod(lead)):
         own = low.part(stored, head * wide, channels)
         low.jobs.append(
@@ -155,6 +159,15 @@ def _widened(low: Lowered, layer: L.LayerBase, source: Stored, mode: str) -> Sto
         low.stored[name] = wide
         copy(low, layer, source, wide)
     return low.stored[name]
+
+
+def _slack(low: Lowered, weights: list[WeightsOf], blocks: int) -> None:
+    """So many blocks of weights there are to load, if only zeros behind the last."""
+    for own in weights:
+        stored = low.stored[own.stored]
+        there = -(-stored.channels // low.room(stored.format, 1))
+        more = (own.block + blocks - there) * stored.pixels
+        low.slack[own.stored] = max(low.slack.get(own.stored, 0), more)
 
 
 def _gaps(low: Lowered, layer: L.MatMul, out: Stored, weights: WeightsOf, mode: str) -> None:

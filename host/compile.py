@@ -151,11 +151,11 @@ def _outside(low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str])
     for name in sorted((streamed | _loaded(low)) & written):
         roles.setdefault(name, "stream")
     for name in roles:
-        emitter.addresses[name] = emitter.image.reserve(emitter.layout(name).lines)
+        emitter.addresses[name] = emitter.image.reserve(_lines(low, emitter, name))
     emitter.image.writable = emitter.image.size
     for name in low.network.inputs:
         roles[name] = "input"
-        emitter.addresses[name] = emitter.image.reserve(emitter.layout(name).lines)
+        emitter.addresses[name] = emitter.image.reserve(_lines(low, emitter, name))
     emitter.image.origin = emitter.image.size
     for name, stored in low.stored.items():
         shape = layout(stored, low.spec.line_words)
@@ -164,6 +164,7 @@ def _outside(low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str])
             if name not in low.spread:
                 codes = low.scattered(low.views[name], codes)
             emitter.addresses[name] = emitter.image.put(shape.pack(codes))
+            emitter.image.reserve(low.slack.get(name, 0))
             roles[name] = "constant"
     for name in wanted:
         if name not in roles:
@@ -173,6 +174,11 @@ def _outside(low: Lowered, emitter: Emitter, kept: set[str], streamed: set[str])
             skip = stored.first * emitter.layout(name).block_lines * low.spec.line_bytes
             emitter.addresses[name] = emitter.addresses[stored.within] + skip
     return roles
+
+
+def _lines(low: Lowered, emitter: Emitter, name: str) -> int:
+    """Lines outside of a tensor, with the zeros behind it."""
+    return emitter.layout(name).lines + low.slack.get(name, 0)
 
 
 def _program(low: Lowered, emitter: Emitter, roles: dict[str, str]) -> Program:

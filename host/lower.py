@@ -73,7 +73,7 @@ def given(low: Lowered, tensor: Tensor, order: str) -> None:
     if tensor.format not in low.spec.mac.formats:
         order = "image"
     if order == "heads" and len(shape) > 1:
-        low.new_heads(tensor, (1, shape[-2]))
+        low.new_heads(tensor, (shape[-2], 1))
         return
     if order in ("columns", "image columns"):
         last = order == "columns"
@@ -81,7 +81,7 @@ def given(low: Lowered, tensor: Tensor, order: str) -> None:
         low.new_columns(tensor, math.prod(shape) // features, features, (features, features), last)
         return
     if order == "rows" and shape:
-        low.new_tokens(tensor, shape[-1], (1, math.prod(shape[:-1])))
+        low.new_tokens(tensor, shape[-1], (math.prod(shape[:-1]), 1))
         return
     low.new(tensor, image(shape) or (math.prod(shape) or 1, 1, 1))
 

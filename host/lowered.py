@@ -52,6 +52,7 @@ class Lowered:
         groups: network tensors whose channels lie in groups, each in blocks of its own, and the
             channels of a group.
         seen: tensors read outside as views of others, and the stored tensor of each.
+        slack: lines of zeros behind stored tensors outside.
         turned: channel-major copies, or copies that are no longer it, by stored tensor.
         sparse: names of layers that run sparse.
     """
@@ -67,6 +68,7 @@ class Lowered:
     whole: set[str] = field(default_factory=set)
     groups: dict[str, int] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
+    slack: dict[str, int] = field(default_factory=dict)
     turned: dict[str, str] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
 
@@ -127,7 +129,7 @@ class Lowered:
         """
         total = features // groups[0] * groups[1]
         stored = Stored(
-            tensor.name, pixels, 1, total, tensor.format, tensor.scale, positive=positive
+            tensor.name, pixels, total, 1, tensor.format, tensor.scale, positive=positive
         )
         stored.plain = True
         view = tokens(tensor.name, features, pixels, *groups).turned(tensor.name)

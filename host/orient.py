@@ -16,7 +16,7 @@ def turned(low: Lowered, layer: L.LayerBase, source: Stored, size: Pair | None =
     """A stored tensor's copy whose channels are its pixels; made once.
 
     Args:
-        size: (height, width) of the copy's pixels; a row unless given.
+        size: (height, width) of the copy's pixels; a column unless given, whose parts may come and go.
 
     Raises:
         CompileError: an array that cannot transpose.
@@ -30,7 +30,7 @@ def turned(low: Lowered, layer: L.LayerBase, source: Stored, size: Pair | None =
             f"it needs a transposition, which arrays of as many rows as columns have: this one "
             f"has {rows} by {columns}",
         )
-    height, width = size or (1, source.channels)
+    height, width = size or (source.channels, 1)
     name = f"{source.name}^T"
     copy = Stored(name, source.pixels, height, width, source.format, source.scale,
                   positive=source.positive, plain=True)  # fmt: skip

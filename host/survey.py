@@ -28,7 +28,11 @@ def groups(network: Network) -> dict[str, int]:
                 found.setdefault(first, out[-1])
             elif group is not None and out[-1] == shape[-1]:
                 found.setdefault(first, group)
-        elif group is not None and isinstance(layer, (*SAME, L.Slice)):
+        elif isinstance(layer, L.Slice):
+            own = group or out[-1]
+            if out[-1] < shape[-1] and shape[-1] % own == 0:
+                found.setdefault(first, own)
+        elif group is not None and isinstance(layer, SAME):
             for name in layer.inputs:
                 if network.tensors[name].shape[-1:] == shape[-1:] and shape[-1] % group == 0:
                     found.setdefault(name, group)

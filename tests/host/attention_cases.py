@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from host_cases import FORMATS, Builder
+from host_builder import FORMATS, Builder
 from opennpe.golden import formats
 from opennpe.golden import layers as L
 
@@ -17,17 +17,18 @@ class AttentionBuilder(Builder):
         """An input of rows of features."""
         return self.tensor((1, count, channels), fmt)
 
-    def dense(self, x, outputs, fmt=None, wide=0.4):
-        """A layer (..., K) to (..., N) whose results keep within the format."""
+    def dense(self, x, outputs, fmt=None, wide=0.4, at=None):
+        """A layer (..., K) to (..., N) whose results keep within the format.
+
+        ``at``: the scale of its output.
+        """
         weight = self.format()
-        codes = formats.get(weight).encode(
-            self.rng.normal(0, wide, (outputs, x.shape[-1])), "zero"
-        )
+        codes = formats.get(weight).encode(self.rng.normal(0, wide, (outputs, x.shape[-1])), "zero")
         scale = self.rng.integers(-2, 1, outputs).astype(np.int64)
         bias, clip = self.rng.normal(0, 0.5, outputs), self.clip()
         return self.finish(
             lambda name, out: L.Linear(name, (x.name,), out, codes, weight, scale, bias, clip),
-            x, fmt=fmt,
+            x, fmt=fmt, scale=at,
         )  # fmt: skip
 
     def reshape(self, x, shape):
@@ -70,9 +71,7 @@ class AttentionBuilder(Builder):
     def split(self, x, heads):
         """(1, T, D) to (1, heads, T, D / heads)."""
         _, count, channels = x.shape
-        return self.transpose(
-            self.reshape(x, (1, count, heads, channels // heads)), (0, 2, 1, 3)
-        )
+        return self.transpose(self.reshape(x, (1, count, heads, channels // heads)), (0, 2, 1, 3))
 
     def attention(self, x, heads, size, causal=False, joined=False, formats_of=None):
         """Softmax(Q K^T) V of projections of x, heads joined and projected."""
@@ -97,7 +96,8 @@ class AttentionBuilder(Builder):
         scores = self.matmul(q, keys)
         weights = self.softmax(scores, 1 / math.sqrt(size), causal, int(r.integers(-2, 3)))
         found = self.transpose(self.matmul(weights, v), (0, 2, 1, 3))
-        return self.dense(self.reshape(found, (1, x.shape[1], width)), x.shape[2])
+        joined = self.reshape(found, (1, x.shape[1], width))
+        return self.dense(joined, x.shape[2], at=x.scale)
 
 
 def attention_network(seed, names=None):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from attention_cases import AttentionBuilder
-from host_cases import FORMATS
+from host_builder import FORMATS
 from opennpe.golden import formats
 from opennpe.golden import layers as L
-
 
 DENSITIES = (0.0, 0.02, 0.1, 0.3, 0.6, 1.0)
 
