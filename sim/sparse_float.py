@@ -1,8 +1,9 @@
 """Sparse float32 weights by dense activations on the host: the papers' kernels.
 
 ``C (M, N) = clamp(bias + W (M, K) X (K, N))`` with W in blocks of 1, 2 or 4 rows by one column.
-Columns of X are walked in tiles that fit the registers; a tile goes through all of W before the
-next, so its rows of X stay in the nearest caches.
+Columns of X are walked in tiles that fit the registers. A tile's part of X is copied side by side
+first, so that it fits the nearest cache and no load straddles two lines; then all of W goes over
+it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from opennpe.golden.errors import SparseError
 from opennpe.sim import cpu
 from opennpe.sim.gemm import WORTH_A_THREAD, run_spans
 from opennpe.sim.jit import DISABLED, kernel
-from opennpe.sim.sparse_ir import Shape, shape, tile
+from opennpe.sim.sparse_ir import Shape, copy, shape, tile
 
 __all__ = ["FloatWeights", "multiply", "pack"]
 
 Floats = NDArray[np.float32]
 LIMIT = 1 << 31
-"""Byte offsets into the activations are int32."""
+"""Byte offsets into a tile are int32."""
 WIDEST = {1: (8, 7, 6, 5, 4, 3, 2, 1), 2: (5, 4, 3, 2, 1), 4: (3, 2, 1)}
 """Vectors across a tile by rows of a block: sums, activations and one weight fit 16 registers."""
+MOST_BYTES = 64
+"""Bytes of the widest vector."""
 NEAR = 48 << 10
 """Bytes of activations of one tile that the nearest caches serve fast enough (measured)."""
 TURN = {1: 1.0, 2: 1.5, 4: 1.5}
@@ -95,6 +98,8 @@ def pack(weights: ArrayLike, rows: int = 1, sort: bool = False) -> FloatWeights:
         raise SparseError(f"packing takes weights (rows, columns), got shape {dense.shape}")
     if rows not in WIDEST:
         raise SparseError(f"blocks of {rows} rows: expected 1, 2 or 4")
+    if dense.shape[1] * 8 * MOST_BYTES >= LIMIT:
+        raise SparseError(f"{dense.shape[1]} columns: too many for 32-bit offsets; split the layer")
     count, depth = dense.shape
     order = np.arange(count)
     if sort:
@@ -124,7 +129,7 @@ def multiply(
     threads: int | None = 1,
     vectors: int | None = None,
 ) -> Floats:
-    """``clamp(bias + W X)`` in float32; each output is one chain of fused multiply-adds.
+    """``clamp(bias + W X)`` in float32, fused multiply-adds in one or two chains an output.
 
     Args:
         packed: weights (M, K).
@@ -132,7 +137,7 @@ def multiply(
         bias: (M,).
         clamp: lowest and highest output.
         threads: threads; all cores where None. The result does not depend on it.
-        vectors: vectors across a tile; the best for N where None. Nor on this.
+        vectors: vectors across a tile; the best for the shape where None.
 
     Raises:
         SparseError: activations of another depth.
@@ -145,10 +150,12 @@ def multiply(
     if DISABLED:
         return _plain(packed, held, packed.ends(bias, clamp))
     tiling = choose(height, depth, columns, vectors)
-    if columns < tiling.columns or held.nbytes >= LIMIT:
-        return _padded(packed, held, bias, clamp, threads, tiling)
+    if columns < tiling.columns:  # filled up to a tile
+        full = np.zeros((depth, tiling.columns), dtype=np.float32)
+        full[:, :columns] = held
+        return multiply(packed, full, bias, clamp, threads, tiling.vectors)[:, :columns].copy()
     out = np.empty((rows, columns), dtype=np.float32)
-    offsets, ends = packed.offsets(held.strides[0]), packed.ends(bias, clamp)
+    offsets, ends = packed.offsets(4 * tiling.columns), packed.ends(bias, clamp)
     parts = max(1, min(cpu.threads(threads), packed.nonzeros * columns // WORTH_A_THREAD))
 
     def run(span: tuple[int, ...]) -> None:
@@ -178,24 +185,6 @@ def choose(height: int, depth: int, columns: int, vectors: int | None = None) ->
 
 
 @kernel()
-def _first_columns(address, pitch, columns, width):  # type: ignore[no-untyped-def]
-    """First column of every tile.
-
-    The last tile ends at the last column. Where rows keep one alignment, the tiles between begin
-    at multiples of a vector of 32 bytes: a load across two cache lines costs twice.
-    """
-    shift, off = 0, address % 32
-    if off and off % 4 == 0 and pitch % 32 == 0 and width >= 8:
-        shift = (32 - off) // 4
-        shift += (width - shift) // 8 * 8
-    lead = 1 if shift else 0
-    firsts = np.zeros(lead + (columns - shift + width - 1) // width, dtype=np.int64)
-    for t in range(lead, len(firsts)):
-        firsts[t] = min(shift + (t - lead) * width, columns - width)
-    return firsts
-
-
-@kernel()
 def _run(  # type: ignore[no-untyped-def]
     marker, width, part, parts, starts, offsets, values, x, rows, out, ends
 ):
@@ -207,40 +196,19 @@ def _run(  # type: ignore[no-untyped-def]
             places[b, r] = spare.ctypes.data
             if row >= 0:
                 places[b, r] = out.ctypes.data + row * out.strides[0]
-    firsts = _first_columns(x.ctypes.data, x.strides[0], x.shape[1], width)
-    tiles = len(firsts)
+    depth, columns = x.shape
+    raw = np.empty(depth * width + 16, dtype=np.float32)
+    near = (raw.ctypes.data + 63) // 64 * 64
+    tiles = (columns + width - 1) // width
     for t in range(tiles * part // parts, tiles * (part + 1) // parts):
-        column = firsts[t] * 4
+        column = min(t * width, columns - width) * 4
+        copy(marker, x.ctypes.data + column, x.strides[0], depth, near)
         for b in range(len(starts) - 1):
             begin = starts[b]
             tile(marker, values.ctypes.data + begin * values.strides[0],
-                 offsets.ctypes.data + begin * 4, starts[b + 1] - begin, x.ctypes.data + column,
+                 offsets.ctypes.data + begin * 4, starts[b + 1] - begin, near,
                  places.ctypes.data + b * places.strides[0], column,
                  ends.ctypes.data + b * ends.strides[0])  # fmt: skip
-
-
-def _padded(
-    packed: FloatWeights,
-    x: Floats,
-    bias: ArrayLike | None,
-    clamp: tuple[float, float],
-    threads: int | None,
-    tiling: Shape,
-) -> Floats:
-    """Few columns, filled up to a tile; very many, in parts that offsets reach."""
-    rows, columns = packed.shape[0], x.shape[1]
-    if columns < tiling.columns:
-        full = np.zeros((len(x), tiling.columns), dtype=np.float32)
-        full[:, :columns] = x
-        return multiply(packed, full, bias, clamp, threads, tiling.vectors)[:, :columns].copy()
-    part = LIMIT // (8 * max(1, len(x))) // tiling.columns * tiling.columns
-    if not part:
-        raise SparseError(f"{len(x)} input channels: too many for 32-bit offsets; split the layer")
-    out = np.empty((rows, columns), dtype=np.float32)
-    for first in range(0, columns, part):
-        at = slice(first, min(first + part, columns))
-        out[:, at] = multiply(packed, x[:, at], bias, clamp, threads, None)
-    return out
 
 
 def _plain(packed: FloatWeights, x: Floats, extra: Floats) -> Floats:

@@ -27,7 +27,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from opennpe.sim.cpu import ISAS, Isa
 
-__all__ = ["FLUSH_PAIRS", "Shape", "shape", "tile"]
+__all__ = ["FLUSH_PAIRS", "Shape", "copy", "shape", "tile"]
 
 I32, I64, PTR = ir.IntType(32), ir.IntType(64), ir.PointerType()
 F32 = ir.FloatType()
@@ -91,6 +91,22 @@ def _tile(typingctx, marker, values, offsets, count, x, out, column, extra):  # 
 
 
 tile: Any = intrinsic(_tile)
+
+
+def _copy(typingctx, marker, x, pitch, count, out):  # type: ignore[no-untyped-def]
+    """A tile's activations side by side: ``count`` rows, ``pitch`` bytes apart, to ``out``."""
+    _, _, width, isa = (len(part) - 1 for part in marker.types)
+    emit = _Copy(WIDTHS[width], ISAS[isa])
+    signature = types.void(marker, *(types.int64,) * 4)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.call(emit.function(builder.module), args[1:])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+copy: Any = intrinsic(_copy)
 
 
 class _Builder:
@@ -161,7 +177,10 @@ class _Builder:
             sums[which] = self._step(b, at, place, x, sums[which])
             at = b.add(at, I64(4 * self.rows))
             place = b.add(place, I64(self.step_bytes))
-        return [at, place, b.sub(left, I64(steps)), *sums]
+        # Opaque, so that the loop is not unrolled further: rows are short, and the branches of an
+        # unrolled loop's odd turns are guessed wrong half of the time.
+        left = b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [b.sub(left, I64(steps))], False)
+        return [at, place, left, *sums]
 
     def _begin(self, b: Any, extra: Any) -> list[Any]:
         raise NotImplementedError
@@ -356,3 +375,41 @@ class _Integers(_Builder):
                 part = b.shuffle_vector(source, source, ir.Constant(ir.VectorType(I32, 8), places))
                 found.append((16 * j + 8 * half, b.sext(part, ir.VectorType(I32, 8))))
         return found
+
+
+class _Copy:
+    """Emits the copy of one tile's rows of activations."""
+
+    def __init__(self, vectors: int, isa: Isa) -> None:
+        self.vectors, self.bytes = vectors, isa.vector_bits // 8
+        self.name = f"opennpe_sparse_copy_{vectors}_{isa.name}"
+
+    def function(self, module: ir.Module) -> Any:
+        """The function in ``module``, emitted once."""
+        if self.name in module.globals:
+            return module.globals[self.name]
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 4), self.name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        x, pitch, count, out = function.args
+        vector = ir.VectorType(I64, self.bytes // 8)
+        entry, loop, done = (function.append_basic_block(n) for n in ("entry", "loop", "done"))
+        ir.IRBuilder(entry).branch(loop)
+        b = ir.IRBuilder(loop)
+        source, target, left = (b.phi(I64) for _ in range(3))
+        for v in range(self.vectors):
+            place = I64(v * self.bytes)
+            held = b.load(b.inttoptr(b.add(source, place), PTR), typ=vector)
+            held.align = 4
+            b.store(held, b.inttoptr(b.add(target, place), PTR)).align = 4
+        following = b.sub(left, I64(1))
+        for phi, first, after in (
+            (source, x, b.add(source, pitch)),
+            (target, out, b.add(target, I64(self.vectors * self.bytes))),
+            (left, count, following),
+        ):
+            phi.add_incoming(first, entry)
+            phi.add_incoming(after, loop)
+        b.cbranch(b.icmp_signed(">", following, I64(0)), loop, done)
+        ir.IRBuilder(done).ret_void()
+        return function
