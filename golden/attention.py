@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from opennpe.golden import formats, layer_norm, mac, softmax
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError, NetworkError, SpecError
+from opennpe.golden.layer_norm_spec import NormSpec
 from opennpe.golden.network import Tensor
 from opennpe.golden.rounding import check_terms, convert, finish, reciprocal
 
@@ -48,13 +49,13 @@ def unit(layer: L.StreamSoftmax) -> softmax.SoftmaxSpec:
     return _made(layer, softmax.SoftmaxSpec)
 
 
-def norm_unit(layer: L.Normalise) -> layer_norm.NormSpec:
+def norm_unit(layer: L.Normalise) -> NormSpec:
     """The normalisation unit's parameters that a layer carries.
 
     Raises:
         NetworkError: parameters that the unit does not have, or that contradict each other.
     """
-    return _made(layer, layer_norm.NormSpec)
+    return _made(layer, NormSpec)
 
 
 def _made(layer: L.StreamSoftmax | L.Normalise, kind: type[Unit]) -> Unit:
@@ -154,21 +155,27 @@ def check_rows(layer: L.LayerBase, index: Codes, rows: int) -> None:
         )
 
 
-def gather(spec: Any, layer: L.Gather, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
+def gather(
+    spec: Any, layer: L.Gather, ins: list[Tensor], values: list[Codes], out: Tensor
+) -> Codes:
     """Rows of the table, in the output's format."""
     table, index = values
     check_rows(layer, index, len(table))
     return convert(table[index], ins[0], out, spec.underflow)
 
 
-def select(spec: Any, layer: L.Select, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
+def select(
+    spec: Any, layer: L.Select, ins: list[Tensor], values: list[Codes], out: Tensor
+) -> Codes:
     """One of two tensors, element by element, each converted to the output's format."""
     flags, a, b = values
     parts = (convert(v, t, out, spec.underflow) for v, t in zip((a, b), ins[1:], strict=True))
     return np.asarray(np.where(flags != 0, *parts))
 
 
-def append(spec: Any, layer: L.Append, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
+def append(
+    spec: Any, layer: L.Append, ins: list[Tensor], values: list[Codes], out: Tensor
+) -> Codes:
     """The cache with rows from the position on replaced.
 
     Raises:
@@ -186,7 +193,9 @@ def append(spec: Any, layer: L.Append, ins: list[Tensor], values: list[Codes], o
     return result
 
 
-def reduce(spec: Any, layer: L.Reduce, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
+def reduce(
+    spec: Any, layer: L.Reduce, ins: list[Tensor], values: list[Codes], out: Tensor
+) -> Codes:
     """Exact sums over the axes; a mean multiplies by the reciprocal rule before it rounds."""
     fmt, axes = formats.get(ins[0].format), layer.axes
     x = values[0]

@@ -44,6 +44,9 @@ PARAMETERS = {
     "QuantizeLinear": range(1, 3),
     "DequantizeLinear": range(1, 3),
     "Dropout": range(1, 3),
+    "LayerNormalization": range(1, 3),
+    "RMSNormalization": range(1, 2),
+    "RotaryEmbedding": range(1, 4),
 }
 """Inputs of an operator that are parameters, by position."""
 HELPERS = FOLDABLE | {"Constant", "Shape", "Size"}

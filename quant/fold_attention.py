@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from opennpe.golden import layers as L
@@ -27,6 +27,8 @@ __all__ = [
 
 MOVES = (L.Reshape, L.Transpose, L.Slice)
 State = Any
+_LAYER: Literal["layer", "rms"] = "layer"
+_RMS: Literal["layer", "rms"] = "rms"
 
 
 def _number(values: Array) -> float | None:
@@ -155,13 +157,13 @@ def norm(state: State, layer: Any) -> bool:
         if square is None or square.inputs != (d, d) or not _over_last(state, mean):
             continue
         used = [square, mean, *inner]
-        x, kind = d, "rms"
+        x, kind = d, _RMS
         centred = state.writer.get(d)
         if isinstance(centred, L.Add) and centred.signs == (1, -1) and centred.clip is None:
             average = state.private(centred.inputs[1], (L.Reduce, L.Reshape))
             source = _mean_of(state, average)
             if source == centred.inputs[0]:
-                x, kind = source, "layer"
+                x, kind = source, _LAYER
         new = L.Normalise(
             name=layer.name, inputs=(x,), output=layer.output, kind=kind, epsilon=epsilon
         )

@@ -128,8 +128,8 @@ def _moved(b: Builder, node: Node, domains: Mapping[str, int]) -> bool:
     if any(b.shapes[m] != flags.shape for m in flags.masks):
         raise Unsupported("it moves the elements of a mask that has been expanded")
     names = tuple(_follow(b, node, mask) for mask in flags.masks)
-    values = [_follow_constant(b, node, v, flags.shape, domains) for v in (flags.on, flags.off)]
-    b.flags[out] = Flags(names, *values, b.shapes[names[0]])
+    on, off = (_follow_constant(b, node, v, flags.shape, domains) for v in (flags.on, flags.off))
+    b.flags[out] = Flags(names, on, off, b.shapes[names[0]])
     return True
 
 

@@ -252,8 +252,9 @@ def matmul(
     lefts = np.broadcast_to(left, (*lead, *left.shape[-2:]))
     outer = lead[: len(lead) - _shared(lead, right.shape[:-2])]
     # A right side that several left sides share (grouped queries) is packed once for all of them.
-    rights = np.broadcast_to(right, (*lead, depth, columns))
-    rights = rights[(..., *[0] * (len(lead) - len(outer)), slice(None), slice(None))]
+    own = ((1,) * len(lead) + right.shape[:-2])[-len(lead) :] if lead else ()
+    core = right.reshape(*own[: len(outer)], depth, columns)
+    rights = np.broadcast_to(core, (*outer, depth, columns))
     paths = []
     for index in np.ndindex(outer):
         # A job remembers what its own right side owes: one for each product.
