@@ -20,8 +20,8 @@ from formal_aig import Aig
 from formal_axi import check
 from numpy.typing import NDArray
 from opennpe.golden import formats
-from opennpe.golden.softmax import SoftmaxSpec, exp2, reciprocal
-from opennpe.rtl.softmax_lane import Decode, Exp2
+from opennpe.golden.softmax import SoftmaxSpec, exp2, logit, reciprocal
+from opennpe.rtl.softmax_lane import Decode, Exp2, Logit, Scale
 from opennpe.rtl.softmax_sum import Accumulate, Align, Maximum, Reciprocal, quotient_bits
 from opennpe.rtl.verilog import convert
 from pyosys import libyosys
@@ -161,6 +161,41 @@ def decodes(block: Decode, folder: Path) -> int:
     return right
 
 
+def logits(spec: SoftmaxSpec, folder: Path, name: str, cases: NDArray[np.int64]) -> int:
+    """How many t, of every code of a format times multipliers (K, 2), the gates give as golden."""
+    decode, scale, to_grid = Decode(), Scale(spec), Logit(spec)
+    size, right = 1 << 16, 0
+    fmt = formats.get(name)
+    each = size >> fmt.bits
+    code = np.arange(size) & ((1 << fmt.bits) - 1)
+    index = np.full_like(code, formats.ENGINE_FORMATS.index(name))
+    nets = [netlist(block, folder) for block in (decode, scale, to_grid)]
+
+    def step(which: int, given: dict[str, int]) -> dict[str, int]:
+        aig, outputs = nets[which]
+        return dict(zip(outputs, every(aig, given, size), strict=True))
+
+    found = step(0, {**bits_of("code", code, 16), **bits_of("format", index, 2)})
+    operand = {k: v for k, v in found.items() if not k.startswith("nan")}
+    amount_bits = len(scale.amount)
+    for begin in range(0, len(cases), each):
+        part = np.resize(cases[begin : begin + each], (each, 2))
+        mantissa, exponent = (np.repeat(part[:, i], 1 << fmt.bits) for i in range(2))
+        found = step(
+            1,
+            {
+                **operand,
+                **bits_of("mantissa", mantissa, spec.multiplier_bits),
+                **bits_of("exponent", exponent, 10),
+            },
+        )
+        assert sum(k.startswith("amount") for k in found) == amount_bits
+        t = signed(word_of(step(2, found), "t", spec.logit_bits, size), spec.logit_bits)
+        want = np.concatenate([logit(spec, name, (int(k), int(e))) for k, e in part])
+        right += int((t == want)[: len(cases[begin:]) << fmt.bits].sum())
+    return right
+
+
 class Sums(Elaboratable):
     """Maximum, align and accumulate around their registers; whatever elements, masked or not.
 
@@ -241,6 +276,33 @@ def test_every_reciprocal_is_golden(spec: SoftmaxSpec, tmp_path: Path) -> None:
 
 def test_a_step_too_few_is_found(tmp_path: Path) -> None:
     assert not reciprocals(SPEC, Reciprocal(SPEC), tmp_path, SPEC.reciprocal_cycles - 1)
+
+
+@pytest.mark.parametrize("name", formats.ENGINE_FORMATS)
+def test_logits_of_every_code_are_golden(name: str, tmp_path: Path) -> None:
+    """4- and 8-bit codes with every exponent, posit16 around where t neither vanishes nor clips."""
+    rng = np.random.default_rng(1)
+    low = 1 << (SPEC.multiplier_bits - 1)
+    span = range(-60, 40, 9) if name == "posit16" else range(-512, 512)
+    mantissas = [low, 2 * low - 1, *rng.integers(low, 2 * low, 2)]
+    cases = np.array([(k, e) for k in mantissas for e in span])
+    got = logits(SPEC, tmp_path, name, cases)
+    assert got == len(cases) << formats.get(name).bits
+
+
+def test_a_logit_of_another_rounding_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = logit
+
+    def down(spec: SoftmaxSpec, name: str, factor: tuple[int, int]) -> NDArray[np.int64]:
+        return right(replace(spec, fraction_bits=spec.fraction_bits + 1), name, factor) >> 1
+
+    cases = np.array([(50000, -17)])
+    exact = 1 << formats.get("posit8").bits
+    assert logits(SPEC, tmp_path, "posit8", cases) == exact
+    monkeypatch.setitem(logits.__globals__, "logit", down)
+    assert logits(SPEC, tmp_path, "posit8", cases) < exact
 
 
 def test_every_code_is_decoded(tmp_path: Path) -> None:
