@@ -17,7 +17,7 @@ from opennpe.host.flat import flat
 from opennpe.host.jobs import Job, Records, Rows, Task, Turn
 from opennpe.host.lower import lower
 from opennpe.host.lowered import Lowered
-from opennpe.host.place import Room, allocate, choose_folds, layout
+from opennpe.host.place import Room, allocate, choose_folds, layout, traffic
 from opennpe.host.prefetch import hoist
 from opennpe.host.reorder import settle
 from opennpe.host.rows import rows
@@ -60,13 +60,25 @@ def compile(
     low = lower(spec, network, names, sparse)
     choose_folds(low)
     kept = _kept(low, keep)
-    for share in SHARES[:-1]:
+    rooms = [room for share in SHARES for room in _rooms(low, share)]
+    for room in rooms[:-1]:
         try:
-            return _emit(low, allocate(low, share), kept)
+            return _emit(low, room, kept)
         except CompileError:
             # More room on the way in and out, if that is what was missing.
             continue
-    return _emit(low, allocate(low, SHARES[-1]), kept)
+    return _emit(low, rooms[-1], kept)
+
+
+def _rooms(low: Lowered, share: int) -> list[Room]:
+    """Where tensors may live, the best first."""
+    room = allocate(low, share)
+    if not room.streamed:
+        return [room]
+    other = allocate(low, share, often=True)
+    costs = [sum(traffic(low, r)[n] for n in r.streamed if n in r.lines) for r in (room, other)]
+    # Rough as the figure is, only a clear gain counts.
+    return [other, room] if 4 * costs[1] < 3 * costs[0] else [room]
 
 
 def _emit(low: Lowered, room: Room, kept: set[str]) -> Program:

@@ -16,7 +16,7 @@ def turned(low: Lowered, layer: L.LayerBase, source: Stored, size: Pair | None =
     """A stored tensor's copy whose channels are its pixels; made once.
 
     Args:
-        size: (height, width) of the copy's pixels; a column unless given, whose parts may come and go.
+        size: (height, width) of the copy's pixels; a column unless given.
 
     Raises:
         CompileError: an array that cannot transpose.

@@ -11,7 +11,7 @@ from opennpe.host.jobs import Job, Rows, Stored, Task
 from opennpe.host.lowered import Lowered
 from opennpe.host.weights import channel_tiles
 
-__all__ = ["Room", "allocate", "choose_folds", "layout"]
+__all__ = ["Room", "allocate", "choose_folds", "layout", "traffic"]
 
 
 def layout(stored: Stored, columns: int) -> Layout:
@@ -126,22 +126,41 @@ def _needed(low: Lowered, spec: CoprocessorSpec) -> dict[str, int]:
     return found
 
 
-def allocate(low: Lowered, share: int) -> Room:
+def allocate(low: Lowered, share: int, often: bool = False) -> Room:
     """First fit over lifetimes; tensors that find no room stay outside.
 
     Args:
         share: the part of the buffer set aside for tensors that stream, as a divisor.
+        often: whether tensors stay inside that are read often, rather than small ones.
     """
     spec = low.spec
     room = Room(lines=_needed(low, spec))
     first, last = _lifetimes(low)
+    moves = traffic(low, room)
+    order = {name: -moves[name] if often else lines for name, lines in room.lines.items()}
     while True:
-        failed = _first_fit(low, room, first, last)
+        failed = _first_fit(low, room, first, last, order)
         if failed is None:
             _place_parts(low, room)
             return room
         room.streamed.add(failed)
         room.staging = spec.memory.buffer_lines // share
+
+
+def traffic(low: Lowered, room: Room) -> dict[str, int]:
+    """Lines that cross the bus if a tensor streams, roughly: a read for every weight memory full
+    of weights that meets it."""
+    spec = low.spec
+    found = dict(room.lines)
+    for job in low.jobs:
+        passes = 1
+        if isinstance(job, Job) and job.kind == "dense":
+            lines = channel_tiles(job, spec.line_words, 1) * job.weights[0].size
+            passes = -(-lines // spec.memory.weight_lines)
+        for name in job.inputs:
+            own = layout(low.stored[name], spec.line_words).lines
+            found[low.owner(name)] += own * passes
+    return found
 
 
 def _place_parts(low: Lowered, room: Room) -> None:
@@ -171,8 +190,15 @@ def _lifetimes(low: Lowered) -> tuple[dict[str, int], dict[str, int]]:
     return first, last
 
 
-def _first_fit(low: Lowered, room: Room, first: dict[str, int], last: dict[str, int]) -> str | None:
-    """Place every resident tensor; the largest that stands in the way if one finds no room."""
+def _first_fit(
+    low: Lowered,
+    room: Room,
+    first: dict[str, int],
+    last: dict[str, int],
+    order: dict[str, int],
+) -> str | None:
+    """Place every resident tensor; of those that stand in the way, if one finds no room, the first
+    to leave, by a number that is largest for it."""
     size = low.spec.memory.buffer_lines - room.staging
     room.base = {}
     names = sorted(
@@ -186,6 +212,6 @@ def _first_fit(low: Lowered, room: Room, first: dict[str, int], last: dict[str, 
                 break
             at = max(at, room.base[other] + room.lines[other])
         if at + room.lines[name] > size:
-            return max([name, *others], key=lambda n: room.lines[n])
+            return max([name, *others], key=lambda n: order[n])
         room.base[name] = at
     return None
