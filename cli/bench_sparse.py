@@ -405,5 +405,5 @@ def _storage_figure(report: SparseReport) -> Any:
     axis.axhline(4.0, color="black", linewidth=0.8, label="dense")
     axis.set_ylim(0, 8)
     axis.set_ylabel("bits a weight")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="lower left")
     return figure
