@@ -36,9 +36,10 @@ __all__ = [
 SPARSE_FROM = 2 / 3
 """A layer goes sparse when more than this share of its weights is zero.
 
-The rule of Fast Sparse ConvNets' kernels, and a safe one here: an 8-bit step or index beside each
-4-bit code makes a stored weight cost three dense ones, so unstructured weights save bytes exactly
-from there on, and every kernel of ``opennpe bench --sparse`` is past its break-even in time.
+The rule of Fast Sparse ConvNets' kernels. It holds here too: an 8-bit step beside each 4-bit code
+makes a stored weight cost three dense ones, so unstructured weights save bytes from there on; and
+unstructured posit8, the last of the host's kernels to gain, breaks even at about 60 %
+(``opennpe bench --sparse``; for one layer :mod:`opennpe.sim.sparse_choice` measures it).
 """
 Model = TypeVar("Model", Network, Graph)
 Weighted = L.Conv | L.Linear

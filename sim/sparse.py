@@ -38,8 +38,11 @@ __all__ = ["Product", "matmul", "prepare"]
 Codes = NDArray[Any]
 VECTORS = {1: 2, 2: 2, 4: 1}
 """Vectors across a tile by rows of a block: sums, two interleaved rows and a weight fit."""
-STRETCH = 256
-"""Bytes of a row of activations that all blocks of rows go through before the next stretch."""
+STRETCH = 128
+"""Bytes of a row of activations whose sums are rounded together: a rounding's constants are loaded
+once a row."""
+PITCH_PAD = 16
+"""Sums behind each row, so that rows do not share cache sets."""
 LINE = 64
 TALLEST = 4
 
@@ -196,7 +199,7 @@ class Product:
         flush = FLUSH_PAIRS if self.operands.kind == "u8" else 1 << 40
         tiling = self.tiling
         first = (tiling.marker, tiling.columns, self._stretch, part, parts, flush, held.starts,
-                 offsets, held.values, image, held.rows, out)  # fmt: skip
+                 offsets, held.values, image, held.rows.reshape(-1), out)  # fmt: skip
         if rounding.steps is not None:
             _run_steps(*first, rounding.steps)
         else:
@@ -288,23 +291,27 @@ def _decode(codes, table, image):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _sum_rows(  # type: ignore[no-untyped-def]
-    marker, width, flush, starts, offsets, values, image, block, column, columns, sums
+def _sum(  # type: ignore[no-untyped-def]
+    marker, width, flush, starts, offsets, values, image, column, columns, sums
 ):
-    """Sums of one block of rows over the columns of a stretch, tile by tile."""
-    begin, end = starts[block], starts[block + 1]
+    """Sums of all rows over the columns of a stretch.
+
+    Tile by tile: all blocks of rows go over a tile's activations while they are near.
+    """
+    height, pitch = values.shape[1], sums.strides[0]
     for place in range(0, columns, width):
-        target = sums.ctypes.data + place * 4
         x = image.ctypes.data + (column + place) * image.itemsize
-        at, adds = begin, 0
-        while True:
-            count = min(end - at, flush)
-            tile(marker, values.ctypes.data + at * values.strides[0], offsets.ctypes.data + at * 8,
-                 count, x, target, sums.strides[0], adds)  # fmt: skip
-            at += count
-            adds = 1
-            if at >= end:
-                break
+        for b in range(len(starts) - 1):
+            target = sums.ctypes.data + b * height * pitch + place * 4
+            at, end, adds = starts[b], starts[b + 1], 0
+            while True:
+                count = min(end - at, flush)
+                tile(marker, values.ctypes.data + at * values.strides[0],
+                     offsets.ctypes.data + at * 8, count, x, target, pitch, adds)  # fmt: skip
+                at += count
+                adds = 1
+                if at >= end:
+                    break
 
 
 @kernel()
@@ -312,14 +319,12 @@ def _run_steps(  # type: ignore[no-untyped-def]
     marker, width, stretch, part, parts, flush, starts, offsets, values, image, rows, out, steps
 ):
     count = (out.shape[1] + stretch - 1) // stretch
-    sums = np.empty((rows.shape[1], stretch), dtype=np.int32)
+    sums = np.empty((rows.size, stretch + PITCH_PAD), dtype=np.int32)
     for s in range(count * part // parts, count * (part + 1) // parts):
         column = s * stretch
         columns = min(stretch, out.shape[1] - column)
-        for b in range(len(rows)):
-            _sum_rows(marker, width, flush, starts, offsets, values, image, b, column, columns,
-                      sums)  # fmt: skip
-            finish_steps(sums, rows[b], out, column, columns, steps)
+        _sum(marker, width, flush, starts, offsets, values, image, column, columns, sums)
+        finish_steps(sums, rows, out, column, columns, steps)
 
 
 @kernel()
@@ -327,15 +332,13 @@ def _run_floats(  # type: ignore[no-untyped-def]
     marker, width, stretch, part, parts, flush, starts, offsets, values, image, rows, out, e
 ):
     count = (out.shape[1] + stretch - 1) // stretch
-    sums = np.empty((rows.shape[1], stretch), dtype=np.int32)
+    sums = np.empty((rows.size, stretch + PITCH_PAD), dtype=np.int32)
     line = np.empty(stretch)
     for s in range(count * part // parts, count * (part + 1) // parts):
         column = s * stretch
         columns = min(stretch, out.shape[1] - column)
-        for b in range(len(rows)):
-            _sum_rows(marker, width, flush, starts, offsets, values, image, b, column, columns,
-                      sums)  # fmt: skip
-            finish_floats(sums, rows[b], out, column, columns, e, line)
+        _sum(marker, width, flush, starts, offsets, values, image, column, columns, sums)
+        finish_floats(sums, rows, out, column, columns, e, line)
 
 
 def prepare(
