@@ -257,7 +257,7 @@ class LayerNorm(wiring.Component):
             ]  # fmt: skip
         unit = _held("a_unit", signed(self._scale_bits))
         with m.If(move & al.valid & al.second):
-            # Taken along: the next row's root may come while results wait.
+            # A register, so that this sum is not in the way of normalise.
             m.d.sync += unit.eq(self.out_shift - spec.rsqrt_bits - root.exponent)
         behind = []
         for lane, x in enumerate(lanes):

@@ -143,11 +143,13 @@ class Root(wiring.Component):
             m.d.sync += held.eq(sofar - held + epsilon)
 
     def _normalise(self, m: Module, cycle: Signal, held: Signal, operand: Signal) -> None:
-        """The total as ``operand * 4**exponent``, the operand in [1, 4); zero reads as one."""
+        """The total as ``operand * 4**exponent``, the operand in [1, 4).
+
+        A total of zero gives anything: every difference is zero then.
+        """
         pairs = -(-self.spec.total_bits // 2)
         bits = 2 * pairs
-        value: Value = Cat(held[0] | ~held[: self.spec.total_bits].any(),
-                           held[1 : self.spec.total_bits], Const(0, bits))[:bits]  # fmt: skip
+        value: Value = Cat(held[: self.spec.total_bits], Const(0, bits))[:bits]
         passed = Signal(self.spec.exponent_bits)
         for index in reversed(range(len(passed))):
             step = 2 << index

@@ -388,3 +388,20 @@ def _plain(x: Floats, y: Floats) -> None:
     with np.errstate(invalid="ignore"):
         power = np.exp(x - x.max(axis=1, keepdims=True, initial=-np.inf).astype(np.float64))
         y[:] = power / power.sum(axis=1, keepdims=True)
+
+
+def traffic(x: Floats, y: Floats, threads: int = 1) -> None:
+    """What memory allows: the traffic of two passes, a read and a copy past the caches.
+
+    Args:
+        x: float32 (1, K), K a multiple of 64.
+        y: the same shape, aligned; becomes x.
+    """
+    mark, length = marker(cpu.host(), x.size >= STREAM_FROM), x.shape[1]
+    works = {span: _work(length) for span in spans(length // BLOCK, threads, 1)}
+    for what in (MAX, COPY):
+        run_spans(
+            lambda s, what=what: _part(what, mark, x[0], y[0], works[s], s[0] * BLOCK,
+                                       s[1] * BLOCK, length // BLOCK, False),
+            list(works),
+        )  # fmt: skip

@@ -131,12 +131,11 @@ FAULTS = {
     "NaR of one row is still there in the next": Fault(
         "layer_norm", "nan.eq((nan & ~fresh) |", "nan.eq(nan |"
     ),
-    "a zero total has no root": Fault(
-        "layer_norm_root", "held[0] | ~held[: self.spec.total_bits].any()", "held[0]"
+    "epsilon is forgotten": Fault(
+        "layer_norm_root", "held.eq(sofar - held + epsilon)", "held.eq(sofar - held)"
     ),
-    "the next row's root overtakes results that wait": Fault(
-        "layer_norm", "leading.unit.eq(unit)",
-        "leading.unit.eq(self.out_shift - self.spec.rsqrt_bits - self._root.exponent)",
+    "dropped elements have results": Fault(
+        "layer_norm", "register.zero.eq(leading.zero | ~x.keep)", "register.zero.eq(leading.zero)"
     ),
     "pass 2 comes a cycle too early": Fault(
         "layer_norm_root", "spec.turnaround - begun - 1", "spec.turnaround - begun - 2"
@@ -150,7 +149,6 @@ FAULTS = {
 """Planted faults, by what they break."""
 
 MODULES = ("layer_norm_blocks", "layer_norm_root", "layer_norm")
-ROOT_KEPT = ("root = Root(spec)", "root = self._root = Root(spec)")
 
 
 def faulty_verilog(spec: NormSpec, fault: Fault | None) -> str:
@@ -165,7 +163,7 @@ def faulty_verilog(spec: NormSpec, fault: Fault | None) -> str:
     try:
         for short, name in zip(MODULES, names, strict=True):
             path = folder / f"{short}.py"
-            source = path.read_text().replace(*ROOT_KEPT)
+            source = path.read_text()
             if fault is not None and fault.module == short:
                 if source.count(fault.old) != 1:
                     raise ValueError(f"{short}.py does not read {fault.old!r} exactly once")
