@@ -45,6 +45,8 @@ PITCH_PAD = 16
 """Sums behind each row, so that rows do not share cache sets."""
 LINE = 64
 TALLEST = 4
+REACH = 1 << 30
+"""Bytes of activations decoded at a time; int32 offsets reach twice as far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +181,12 @@ class Product:
             return out
         if self.rounding is None:
             return self._dense(codes)
+        most = REACH // (depth * self.operands.left.itemsize * self._stretch) * self._stretch
+        if codes.shape[1] > max(most, self._stretch):
+            for first in range(0, codes.shape[1], max(most, self._stretch)):
+                at = slice(first, first + max(most, self._stretch))
+                out[:, at] = self(codes[:, at])
+            return out
         image = _image(codes, self.operands.left, self._stretch)
         held = self._pairs
         offsets = held.columns * np.int32(image.strides[0])
@@ -272,8 +280,8 @@ def _image(codes: Codes, table: NDArray[Any], stretch: int) -> NDArray[Any]:
     raw = np.empty(len(codes) * pitch + LINE, dtype=table.dtype)
     skip = -raw.ctypes.data % LINE // table.itemsize
     image = raw[skip : skip + len(codes) * pitch].reshape(len(codes), pitch)
-    if image.nbytes >= 1 << 31:
-        raise SparseError(f"{codes.shape} activations are more than 32-bit offsets reach: "
+    if image.nbytes >= 2 * REACH:
+        raise SparseError(f"{len(codes)} input channels are more than 32-bit offsets reach: "
                           "split the layer")  # fmt: skip
     if lookup.suits(table):
         lookup.decode(codes, table, image[:, : codes.shape[1]])

@@ -14,7 +14,7 @@ from llvmlite import ir
 from opennpe.golden import formats, sparse_pack, sparse_product
 from opennpe.golden import sparse as packing
 from opennpe.golden.errors import AccumulatorError, FormatError, SparseError
-from opennpe.sim import cpu, matmul, sparse, sparse_float, sparse_ir
+from opennpe.sim import cpu, gemm, matmul, sparse, sparse_float, sparse_ir
 from opennpe.sim.matmul import matmul as dense_product
 
 DENSITIES = (0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.8, 1.0)
@@ -189,6 +189,24 @@ def test_a_shifted_column_is_caught():
     assert (sparse.matmul(packed, x) != sparse.matmul(moved, x)).any()
 
 
+@pytest.mark.parametrize("name", ["fp4", "posit8"])
+def test_threads_and_parts_change_no_bit(name, monkeypatch):
+    rng = np.random.default_rng(36)
+    weights, x = thinned(codes(name, (24, 90), rng), 0.3, 4, rng), codes(name, (90, 700), rng)
+    packed = sparse_pack.pack_blocks(weights, name, 4)
+    expected = sparse.matmul(packed, x, shift=-3, threads=1)
+    np.testing.assert_array_equal(expected, sparse.matmul(packed, x, shift=-3, force="dense"))
+    spans = []
+    run_spans = gemm.run_spans
+    monkeypatch.setattr(gemm, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(gemm, "run_spans", lambda f, s: (spans.append(len(s)), run_spans(f, s)))
+    np.testing.assert_array_equal(sparse.matmul(packed, x, shift=-3, threads=3), expected)
+    assert spans == [3]
+    monkeypatch.setattr(sparse, "REACH", 90 * 300 * 2)
+    np.testing.assert_array_equal(sparse.matmul(packed, x, shift=-3, threads=2), expected)
+    assert len(spans) > 2
+
+
 def test_what_does_not_fit_is_refused():
     packed = sparse_pack.pack_blocks(np.ones((4, 8), np.uint8), "fp4")
     with pytest.raises(SparseError, match=r"take codes \(8, N\)"):
@@ -241,15 +259,16 @@ def test_float_kernels_on_random_shapes():
 
 
 @pytest.mark.parametrize("height", [1, 2, 4])
-def test_float_results_do_not_depend_on_alignment_or_threads(height):
+def test_float_results_do_not_depend_on_alignment_or_threads(height, monkeypatch):
     rng = np.random.default_rng(41)
     packed, x = floats(rng, 48, 200, 512, 0.4, height)
     first = sparse_float.multiply(packed, x)
+    monkeypatch.setattr(sparse_float, "WORTH_A_THREAD", 1)
     raw = np.empty(x.size + 32, dtype=np.float32)
     for skip in range(0, 17, 3):
         moved = raw[skip : skip + x.size].reshape(x.shape)
         moved[:] = x
-        np.testing.assert_array_equal(sparse_float.multiply(packed, moved, threads=2), first)
+        np.testing.assert_array_equal(sparse_float.multiply(packed, moved, threads=3), first)
 
 
 def test_float_infinities_and_nan_reach_what_they_meet():
