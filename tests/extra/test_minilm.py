@@ -100,14 +100,14 @@ def cosines(policy: str) -> np.ndarray:
 
 
 def seconds(found: Network, runs: int = 7) -> float:
-    """Median wall time of one sentence, kernels compiled and weights packed."""
+    """Least wall time of one sentence, kernels compiled and weights packed: load only adds."""
     given = {k: v[:1] for k, v in model.inputs(SENTENCES[-1:]).items()}
     times = []
     for _ in range(runs + 1):
         begun = time.perf_counter()
         sim.run(SPEC, found, given, threads=2)
         times.append(time.perf_counter() - begun)
-    return float(np.median(times[1:]))
+    return min(times[1:])
 
 
 def block(found: Network, number: int) -> Network:
