@@ -12,6 +12,7 @@ from opennpe.golden.errors import OpenNPEError
 from opennpe.golden.network import Tensor
 from opennpe.host.jobs import Job, Rows, Stored, WeightsOf
 from opennpe.host.lowered import (
+    Codes,
     Lowered,
     checked_shift,
     clamp_codes,
@@ -188,28 +189,48 @@ def stream_softmax(low: Lowered, layer: L.StreamSoftmax) -> None:
         unit = replace(unit, lanes=own.lanes, accumulator_bits=own.accumulator_bits)
     if replace(unit, fixed=own.fixed, reciprocal_step=own.reciprocal_step) != own:
         raise refuse(layer, f"its unit is {unit}, the co-processor's {own}")
-    offset = layer.offset + _position(low, layer, indices)
+    masks, offset = _told(low, layer, indices)
     size = _row_length(layer, x, own.max_length)
+    keep = _kept(layer, masks, x.shape)
+    if layer.causal:
+        if keep < size:
+            raise refuse(layer, f"it is causal and keeps {keep} of {size}: one of both is done")
+        keep = offset + 1
     factor = attention.softmax.multiplier(layer.scale * 2.0**x.scale, unit.multiplier_bits)
     fields = machine_rows.softmax_settings(factor)
-    keep = offset + 1 if layer.causal else size
     sources = _heads(low, layer, x)
     made = low.new_heads(out, sources[0].shape[1:], lanes_too=lanes.lanes(x.format))
     _rows(low, layer, "softmax", sources, made, (fields, -out.scale, keep, layer.causal))
 
 
-def _position(low: Lowered, layer: L.StreamSoftmax, indices: list[Tensor]) -> int:
-    """The position, if it is known; other indices are refused."""
-    if len(indices) > layer.positioned:
-        raise refuse(
-            layer, f"the mask '{indices[0].name}': the co-processor keeps what is causal, or all"
-        )
+def _told(
+    low: Lowered, layer: L.StreamSoftmax, indices: list[Tensor]
+) -> tuple[list[Codes], int]:
+    """Masks and offset, all of which must be known."""
+    for tensor in indices:
+        if tensor.name not in low.network.constants:
+            what = "position" if layer.positioned and tensor is indices[-1] else "mask"
+            raise refuse(
+                layer, f"the {what} '{tensor.name}' is no constant: what rows keep is in the list"
+            )
+    codes = [np.asarray(low.network.constants[t.name]) for t in indices]
     if not layer.positioned:
-        return 0
-    name = indices[-1].name
-    if name not in low.network.constants:
-        raise refuse(layer, f"the position '{name}' is no constant")
-    return attention.position(layer, low.network.constants[name])
+        return codes, layer.offset
+    return codes[:-1], layer.offset + attention.position(layer, codes[-1])
+
+
+def _kept(layer: L.StreamSoftmax, masks: list[Codes], shape: tuple[int, ...]) -> int:
+    """How many of its first elements every row keeps."""
+    keep = np.ones(shape[-1], dtype=bool)
+    for mask in masks:
+        rows = np.broadcast_to(mask != 0, shape).reshape(-1, shape[-1])
+        if (rows != rows[0]).any():
+            raise refuse(layer, "a mask that is not every row's: what is causal is done, or all")
+        keep &= rows[0]
+    count = int(keep.sum())
+    if not keep[:count].all():
+        raise refuse(layer, "a mask with gaps: a row keeps its first elements")
+    return count
 
 
 def _row_length(layer: L.LayerBase, x: Tensor, most: int) -> int:

@@ -35,7 +35,8 @@ def lower(
     Raises:
         CompileError: a layer that has no mapping, by name.
     """
-    low = Lowered(spec, network, groups=groups(network), sparse=choose(spec, network, sparse))
+    chosen = choose(spec, network, sparse)
+    low = Lowered(spec, network, groups=groups(network), sparse=chosen, small=sparse == "bytes")
     for name, order in wanted_orders(network, low.sparse).items():
         given(low, network.tensors[name], order)
     readers: dict[str, int] = {}

@@ -55,6 +55,7 @@ class Lowered:
         slack: lines of zeros behind stored tensors outside.
         turned: channel-major copies, or copies that are no longer it, by stored tensor.
         sparse: names of layers that run sparse.
+        small: whether their records should take little room rather than few cycles.
     """
 
     spec: CoprocessorSpec
@@ -71,6 +72,7 @@ class Lowered:
     slack: dict[str, int] = field(default_factory=dict)
     turned: dict[str, str] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
+    small: bool = False
 
     def tensor(self, name: str) -> Tensor:
         """The network's tensor."""

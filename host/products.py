@@ -125,7 +125,7 @@ def columns(low: Lowered, layer: L.Conv | L.Linear, last: bool) -> bool:
         spread_bias[place], spread_shift[place] = bias[n], shift[n]
     nonzero = np.asarray(formats.get(layer.weight_format).decode(weights) != 0)
     blocks = -(-source.channels // low.room(source.format, 1))
-    found = best_shape(low.spec, layer.weight_format, nonzero, blocks)
+    found = best_shape(low.spec, layer.weight_format, nonzero, blocks, low.small)
     if found is None:
         raise refuse(layer, "no record fits in a line")
     low.jobs.append(
@@ -137,7 +137,7 @@ def columns(low: Lowered, layer: L.Conv | L.Linear, last: bool) -> bool:
             mode_a,
             mode_b,
             out.format,
-            found[0],
+            found,
             weights,
             spread_bias,
             spread_shift,

@@ -25,8 +25,6 @@ from opennpe.host.plan import EXEC_CYCLES
 __all__ = ["Candidate", "Choice", "best_shape", "candidates", "choose"]
 
 Choice = Literal["auto", "cycles", "bytes", "never", "always"]
-DENSEST = 0.7
-"""Share of weights that are not zero up to which a layer is looked at."""
 
 
 def record_counts(weights: NDArray[np.bool_], rows: int, delta_bits: int) -> NDArray[np.int64]:
@@ -54,6 +52,7 @@ class Candidate:
         layer: a product with weights of 1x1.
         weights: its codes (outputs, inputs).
         pixels: of its input. modes: operands' formats. given, out: those of input and output.
+        small: whether its records should take little room rather than few cycles.
     """
 
     spec: CoprocessorSpec
@@ -63,6 +62,7 @@ class Candidate:
     modes: tuple[str, str]
     given: str
     out: str
+    small: bool = False
 
     @property
     def lanes(self) -> int:
@@ -82,8 +82,9 @@ class Candidate:
     @cached_property
     def shape(self) -> microops.Shape | None:
         """How its records look best; None where none fit in a line."""
-        found = best_shape(self.spec, self.layer.weight_format, self.nonzero, self.pixel_blocks)
-        return None if found is None else found[0]
+        return best_shape(
+            self.spec, self.layer.weight_format, self.nonzero, self.pixel_blocks, self.small
+        )
 
     @property
     def why_not(self) -> str:
@@ -165,9 +166,14 @@ def _cost(
 
 
 def best_shape(
-    spec: CoprocessorSpec, weight_format: str, nonzero: NDArray[np.bool_], pixel_blocks: int
-) -> tuple[microops.Shape, int] | None:
-    """The records that take the fewest cycles, then the fewest lines; and the cycles."""
+    spec: CoprocessorSpec,
+    weight_format: str,
+    nonzero: NDArray[np.bool_],
+    pixel_blocks: int,
+    small: bool = False,
+) -> microops.Shape | None:
+    """The records that take the fewest cycles, by the slower of array and bus; then, or where
+    ``small`` first, the fewest lines. None where no record fits in a line."""
     found = []
     for rows in microops.BLOCK_ROWS:
         if spec.array.rows % rows or len(nonzero) % rows:
@@ -178,16 +184,16 @@ def best_shape(
             except ProgramError:
                 continue
             work, lines = _cost(spec, shape, nonzero, pixel_blocks)
-            found.append((work, lines, rows, bits, shape))
-    if not found:
-        return None
-    best = min(found, key=lambda f: f[:4])
-    return best[4], best[0]
+            cycles = max(work, lines * spec.beats_per_line)
+            found.append(((lines, cycles) if small else (cycles, lines), rows, bits, shape))
+    return min(found, key=lambda f: f[:3])[3] if found else None
 
 
 # -- the choice ------------------------------------------------------------------------------------
-def candidates(spec: CoprocessorSpec, network: Network) -> dict[str, Candidate]:
-    """Layers that are products with weights of 1x1, by name."""
+def candidates(
+    spec: CoprocessorSpec, network: Network, small: bool = False
+) -> dict[str, Candidate]:
+    """Layers that are products with weights of 1x1, by name; ``small`` is theirs."""
     found = {}
     for layer in network.layers:
         if not isinstance(layer, (L.Conv, L.Linear)):
@@ -202,7 +208,8 @@ def candidates(spec: CoprocessorSpec, network: Network) -> dict[str, Candidate]:
             pixels = math.prod(x.shape[:-1])
         weights = layer.weights.reshape(layer.weights.shape[:2])
         modes = mac.compute_formats(x.format, layer.weight_format)
-        found[layer.name] = Candidate(spec, layer, weights, pixels, modes, x.format, out.format)
+        own = (pixels, modes, x.format, out.format, small)
+        found[layer.name] = Candidate(spec, layer, weights, *own)
     return found
 
 
@@ -220,13 +227,13 @@ def choose(spec: CoprocessorSpec, network: Network, sparse: Choice) -> set[str]:
         raise CompileError(f"sparse is '{sparse}': expected auto, cycles, bytes, never or always")
     if sparse == "never":
         return set()
-    known = candidates(spec, network)
+    known = candidates(spec, network, sparse == "bytes")
     if sparse == "always":
         for name, own in known.items():
             if own.why_not:
                 raise CompileError(f"layer '{name}' cannot run sparse: {own.why_not}")
         return set(known)
-    known = {n: c for n, c in known.items() if c.nonzero.mean() <= DENSEST and not c.why_not}
+    known = {n: c for n, c in known.items() if not c.nonzero.all() and not c.why_not}
     if sparse == "bytes":
         cheaper = {n for n, c in known.items() if c.sparse_bytes < c.dense_bytes}
         return cheaper if spec.array.rows == spec.line_words else set()

@@ -167,14 +167,36 @@ def changed(network, kind, **fields):
     return replace(network, layers=tuple(layers))
 
 
-def test_masks_are_refused_by_name():
-    network, _ = layer("posit8", 1, 4, 5)
-    tensors = {**network.tensors, "mask": Tensor("mask", (1, 1, 1, 5), "index")}
-    network = replace(network, tensors=tensors, inputs=(*network.inputs, "mask"))
+def masked(mask, given=False, causal=False):
+    """A network whose softmax has a mask, and its input."""
+    network, inputs = layer("posit8", 2, 4, 5, causal)
+    tensors = {**network.tensors, "mask": Tensor("mask", np.shape(mask), "index")}
     (soft,) = (x for x in network.layers if isinstance(x, L.StreamSoftmax))
-    network = changed(network, L.StreamSoftmax, inputs=(soft.inputs[0], "mask"))
-    with pytest.raises(CompileError, match=f"'{soft.name}' .StreamSoftmax.: the mask 'mask'"):
-        compile(network, SPECS["4x4"])
+    if given:
+        network = replace(network, tensors=tensors, inputs=(*network.inputs, "mask"))
+    else:
+        held = {"mask": np.array(mask, dtype=np.uint16)}
+        network = replace(network, tensors=tensors, constants=held)
+    fields = {"inputs": (soft.inputs[0], "mask")}
+    return changed(network, L.StreamSoftmax, **fields), inputs
+
+
+def test_masks_are_refused_by_name():
+    ones = np.ones((1, 1, 1, 5), dtype=int)
+    with pytest.raises(CompileError, match="StreamSoftmax.: the mask 'mask' is no constant"):
+        compile(masked(ones, given=True)[0], SPECS["4x4"])
+    with pytest.raises(CompileError, match="a mask with gaps"):
+        compile(masked([1, 0, 1, 1, 0])[0], SPECS["4x4"])
+    with pytest.raises(CompileError, match="a mask that is not every row's"):
+        compile(masked(np.tril(np.ones((5, 5), dtype=int)))[0], SPECS["4x4"])
+    with pytest.raises(CompileError, match="it is causal and keeps 3 of 5"):
+        compile(masked([1, 1, 1, 0, 0], causal=True)[0], SPECS["4x4"])
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3, 5])
+def test_sentences_shorter_than_their_tensor_keep_their_tokens(keep):
+    network, inputs = masked([int(i < keep) for i in range(5)])
+    check(SPECS["4x4"], network, inputs)
 
 
 def test_a_position_that_is_no_constant_is_refused_one_that_is_is_folded():
