@@ -11,6 +11,7 @@ vectors.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -36,8 +37,8 @@ __all__ = ["STREAM_FROM", "TWO_PASS_FROM", "Algorithm", "aligned", "chosen", "so
 Algorithm = Literal["auto", "two-pass", "three-pass", "three-pass-reload"]
 Floats = NDArray[np.float32]
 
-TWO_PASS_FROM = 1 << 22
-"""Elements of a row from which "auto" takes two passes: 16 MiB, read again from memory."""
+TWO_PASS_FROM = 1 << 20
+"""Elements of a row from which "auto" takes two passes: 4 MiB, beyond a core's own caches."""
 STREAM_FROM = 1 << 22
 """Elements of an array from which results go past the caches."""
 IN_CACHE = "three-pass-reload"
@@ -61,7 +62,7 @@ SUM_STORE, MULTIPLY, COPY = kind("sum_exp_store"), kind("multiply"), kind("copy"
 
 
 class Work(NamedTuple):
-    """A thread's scratch memory.
+    """A thread's scratch memory. Kernels take the arrays one by one, which numba calls faster.
 
     Attributes:
         settings: float32 (4,), what a pass is told.
@@ -122,7 +123,7 @@ def _join_pairs(results, count):  # type: ignore[no-untyped-def]
     if not -TOO_FAR < top < TOO_FAR:
         return np.nan, 0
     for i in range(count):
-        down = max(np.int64(words[i, 2] - top), -1022)
+        down = max(np.int64(words[i, 2] - top), np.int64(-1022))
         total += results[i, 0] * np.int64((1023 + down) << 52).view(np.float64)
     up = ((np.float64(total).view(np.int64) >> 52) & 0x7FF) - 1023
     return total * np.int64((1023 - up) << 52).view(np.float64), np.int64(top) + up
@@ -199,20 +200,23 @@ def _three_pass(mark, x, y, work):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _rows_two(mark, x, y, work, begin, end):  # type: ignore[no-untyped-def]
+def _rows_two(mark, x, y, settings, results, padded, made, begin, end):  # type: ignore[no-untyped-def]
+    work = Work(settings, results, padded, made)
     for row in range(begin, end):
         if not _two_pass(mark, x[row], y[row], work):
             _three_pass(mark, x[row], y[row], work)
 
 
 @kernel()
-def _rows_three(mark, x, y, work, begin, end):  # type: ignore[no-untyped-def]
+def _rows_three(mark, x, y, settings, results, padded, made, begin, end):  # type: ignore[no-untyped-def]
+    work = Work(settings, results, padded, made)
     for row in range(begin, end):
         _three_pass(mark, x[row], y[row], work)
 
 
 @kernel()
-def _rows_reload(mark, x, y, work, begin, end):  # type: ignore[no-untyped-def]
+def _rows_reload(mark, x, y, settings, results, padded, made, begin, end):  # type: ignore[no-untyped-def]
+    work = Work(settings, results, padded, made)
     for row in range(begin, end):
         source, target = x[row], y[row]
         _begin_three(mark, True, source, target, work)
@@ -276,7 +280,7 @@ def _wide_row(name: str, mark: tuple[int, ...], x: Floats, y: Floats, threads: i
 
 def aligned(shape: tuple[int, ...]) -> Floats:
     """An uninitialised float32 array whose address is a multiple of 64, as streaming wants."""
-    size = int(np.prod(shape))
+    size = prod(shape)
     memory = np.empty(4 * size + ALIGNMENT, dtype=np.uint8)
     skip = -memory.ctypes.data % ALIGNMENT
     return memory[skip : skip + 4 * size].view(np.float32).reshape(shape)
@@ -380,7 +384,7 @@ def _fill(name: str, x: Floats, y: Floats, threads: int | None, stream: bool | N
         for source, target in zip(x, y, strict=True):
             _wide_row(name, mark, source, target, count)
         return
-    run_spans(lambda s: ROWS[name](mark, x, y, _work(length), s[0], s[1]), shares)
+    run_spans(lambda s: ROWS[name](mark, x, y, *_work(length), s[0], s[1]), shares)
 
 
 def _plain(x: Floats, y: Floats) -> None:
@@ -394,14 +398,15 @@ def traffic(x: Floats, y: Floats, threads: int = 1) -> None:
     """What memory allows: the traffic of two passes, a read and a copy past the caches.
 
     Args:
-        x: float32 (1, K), K a multiple of 64.
+        x: float32, contiguous, a multiple of 1024 elements.
         y: the same shape, aligned; becomes x.
     """
-    mark, length = marker(cpu.host(), x.size >= STREAM_FROM), x.shape[1]
+    mark, length = marker(cpu.host(), x.size >= STREAM_FROM), x.size
+    source, target = x.reshape(-1), y.reshape(-1)
     works = {span: _work(length) for span in spans(length // BLOCK, threads, 1)}
     for what in (MAX, COPY):
         run_spans(
-            lambda s, what=what: _part(what, mark, x[0], y[0], works[s], s[0] * BLOCK,
+            lambda s, what=what: _part(what, mark, source, target, works[s], s[0] * BLOCK,
                                        s[1] * BLOCK, length // BLOCK, False),
             list(works),
         )  # fmt: skip

@@ -178,7 +178,7 @@ def _masked_rows(codes, keep, out, grid, nan, rms, epsilon, shift, seeds, n, out
             for i in range(length):
                 result[i] = t.nan if kept[i] else 0
             continue
-        count = max(count, 1)
+        count = max(count, np.int64(1))
         mean = np.int64(0) if rms else total
         high, low = _total(count, squares, mean, epsilon[row], shift[row])
         mantissa, exponent = _root(high, low, seeds, n)
