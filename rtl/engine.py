@@ -146,7 +146,7 @@ class Engine(wiring.Component):
         d_tag = d.tag
         with m.If(move):
             m.d.sync += d.valid.eq(taken)
-        # Words of zeros add nothing: what multiplies and aligns stands still, and a flag goes along.
+        # Words of zeros add nothing: what multiplies and aligns stands still; a flag goes along.
         nothing = Signal()
         m.d.comb += nothing.eq(~word.a.any() | ~word.b.any())
         with m.If(taken & ~nothing):

@@ -18,22 +18,11 @@ from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import FRACTION_BITS, SIGNIFICAND_BITS, WHOLE, WORD_BITS
 from opennpe.rtl.layer_norm_blocks import Align, Leading, ToGrid
 from opennpe.rtl.layer_norm_root import Root
+from opennpe.rtl.row_streams import element_layout, result_layout
 
-__all__ = ["LayerNorm", "element_layout", "result_layout", "sums_layout"]
+__all__ = ["LayerNorm", "sums_layout"]
 
 BITS = SIGNIFICAND_BITS[WHOLE]
-
-
-def element_layout(spec: NormSpec) -> data.StructLayout:
-    """A beat: ``codes`` (16 bits a lane), ``keep``, ``second`` pass, ``last`` of the pass."""
-    return data.StructLayout(
-        {"codes": WORD_BITS * spec.lanes, "keep": spec.lanes, "second": 1, "last": 1}
-    )
-
-
-def result_layout(spec: NormSpec) -> data.StructLayout:
-    """A beat of results: ``codes`` and ``last`` of the row."""
-    return data.StructLayout({"codes": WORD_BITS * spec.lanes, "last": 1})
 
 
 def sums_layout(spec: NormSpec) -> data.StructLayout:
@@ -81,8 +70,8 @@ class LayerNorm(wiring.Component):
         self.spec = spec
         super().__init__(
             {
-                "elements": In(stream.Signature(element_layout(spec))),
-                "results": Out(stream.Signature(result_layout(spec))),
+                "elements": In(stream.Signature(element_layout(spec.lanes))),
+                "results": Out(stream.Signature(result_layout(spec.lanes))),
                 "format": In(2),
                 "out": In(2),
                 "out_shift": In(signed(spec.shift_bits)),
@@ -302,7 +291,7 @@ class LayerNorm(wiring.Component):
         return self._pass(m, move, a, "n"), behind
 
     def _round(self, m: Module, platform: Any, move: Signal, n: Beat, lanes: list[Any]) -> None:
-        r_result = _held("r_result", result_layout(self.spec))
+        r_result = _held("r_result", result_layout(self.spec.lanes))
         r_valid = Signal(name="r_valid")
         with m.If(move):
             m.d.sync += r_valid.eq(n.valid)

@@ -15,7 +15,8 @@ from opennpe.golden.errors import DataError, ToolError
 from opennpe.golden.layer_norm import Settings, Sums
 from opennpe.golden.layer_norm_spec import NormSpec
 from opennpe.rtl import verilated, verilog
-from opennpe.rtl.layer_norm import LayerNorm, element_layout, result_layout, sums_layout
+from opennpe.rtl.layer_norm import LayerNorm, sums_layout
+from opennpe.rtl.row_streams import element_layout, result_layout
 
 __all__ = ["TOP", "Replayer", "Row", "Run", "unit_verilog"]
 
@@ -134,8 +135,8 @@ def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
 def _layout(spec: NormSpec) -> str:
     """The C++ constants that describe the ports."""
     layouts: dict[str, data.StructLayout] = {
-        "ELEMENT": element_layout(spec),
-        "RESULT": result_layout(spec),
+        "ELEMENT": element_layout(spec.lanes),
+        "RESULT": result_layout(spec.lanes),
         "SUMS": sums_layout(spec),
     }
     lines = ["#pragma once", "struct Field { int offset, width; };"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from opennpe.golden import formats
 from opennpe.golden.softmax import SoftmaxSpec
@@ -19,6 +19,7 @@ from opennpe.golden.softmax_spec import MULTIPLIER_EXPONENT_BITS, OUT_SHIFT_BITS
 from opennpe.rtl.codec import Round
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import FRACTION_BITS, WORD_BITS
+from opennpe.rtl.row_streams import element_layout, result_layout
 from opennpe.rtl.softmax_lane import Decode, Exp2, Fixed, Logit, Normalise, Scale
 from opennpe.rtl.softmax_sum import (
     Accumulate,
@@ -32,26 +33,14 @@ from opennpe.rtl.softmax_sum import (
     window_bits,
 )
 
-__all__ = ["Softmax", "element_layout", "result_layout", "softmax_signature"]
-
-
-def element_layout(spec: SoftmaxSpec) -> data.StructLayout:
-    """A beat: ``codes`` (16 bits a lane), ``keep``, ``second`` pass, ``last`` of the pass."""
-    return data.StructLayout(
-        {"codes": WORD_BITS * spec.lanes, "keep": spec.lanes, "second": 1, "last": 1}
-    )
-
-
-def result_layout(spec: SoftmaxSpec) -> data.StructLayout:
-    """A beat of results: ``codes`` and ``last`` of the row."""
-    return data.StructLayout({"codes": WORD_BITS * spec.lanes, "last": 1})
+__all__ = ["Softmax", "softmax_signature"]
 
 
 def softmax_signature(spec: SoftmaxSpec) -> wiring.Signature:
     """The unit's ports; see :class:`Softmax`."""
     members: dict[str, Any] = {
-        "elements": In(stream.Signature(element_layout(spec))),
-        "results": Out(stream.Signature(result_layout(spec))),
+        "elements": In(stream.Signature(element_layout(spec.lanes))),
+        "results": Out(stream.Signature(result_layout(spec.lanes))),
         "format": In(2),
         "out": In(2),
         "out_shift": In(signed(OUT_SHIFT_BITS)),

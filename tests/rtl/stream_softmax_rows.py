@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from opennpe.golden import formats, softmax
 from opennpe.golden.softmax import SoftmaxSpec
 from opennpe.rtl import verilated
-from opennpe.rtl.softmax import Softmax, element_layout, result_layout
+from opennpe.rtl.row_streams import element_layout, result_layout
+from opennpe.rtl.softmax import Softmax
 from opennpe.rtl.verilog import convert
 
 TOP = "opennpe_softmax"
@@ -265,7 +266,7 @@ def random_rows(spec: SoftmaxSpec, settings: Settings, count: int, longest: int,
 
 
 def _layout(spec: SoftmaxSpec) -> str:
-    element, result = element_layout(spec), result_layout(spec)
+    element, result = element_layout(spec.lanes), result_layout(spec.lanes)
     lines = [
         "#pragma once",
         f"constexpr int LANES = {spec.lanes}, TOTAL_BITS = {spec.total_bits};",

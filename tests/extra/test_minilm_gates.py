@@ -1,0 +1,74 @@
+"""A layer of MiniLM with its twelve heads on the co-processor's gates, without the host.
+
+Every tensor is the simulator's, the counters are the cycle model's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import minilm_model as model
+import numpy as np
+import pytest
+from minilm_sentences import SENTENCES
+from opennpe import sim
+from opennpe.golden import layers as L
+from opennpe.golden.commands import KINDS
+from opennpe.golden.network import Network
+from opennpe.golden.registers import MemorySettings
+from opennpe.host.compile import compile
+from opennpe.rtl.cosim import Cosim, Start
+from opennpe.sim.coprocessor import cycles
+from test_minilm import SHIPPED, block, network, shorter
+
+sys.path.append(str(Path(__file__).parents[1] / "host"))
+from host_cases import SPECS
+
+pytestmark = [
+    pytest.mark.extra,
+    pytest.mark.rtl,
+    pytest.mark.skipif(not model.found(), reason="MiniLM is not there: see test_minilm.py"),
+]
+
+MEMORY = 1 << 23
+SPEED = MemorySettings(20, 1, 20, 1)
+TOKENS = {"posit8": 16, SHIPPED: 10}
+
+
+def unmasked(piece: Network) -> Network:
+    """The network for sentences that fill their tokens: a program is for a number of tokens."""
+    layers = tuple(
+        replace(layer, inputs=layer.inputs[:1]) if isinstance(layer, L.StreamSoftmax) else layer
+        for layer in piece.layers
+    )
+    return replace(piece, inputs=piece.inputs[:1], layers=layers)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("policy", TOKENS)
+def test_one_layer_on_gates_is_the_simulators(policy):
+    spec, tokens = SPECS["4x4"], TOKENS[policy]
+    found = network(policy)
+    piece = unmasked(shorter(block(found, 2), tokens))
+    (hidden,) = piece.inputs
+    given = {k: v[:1] for k, v in model.inputs(SENTENCES[-1:]).items()}
+    kept, _ = sim.run(spec, found, given, keep=(hidden,))
+    inputs = {hidden: kept[hidden][:, :tokens]}
+    program = compile(piece, spec, "all")
+    gates = Cosim(spec, MEMORY)
+    gates.memory[:] = 0
+    gates.memory[: program.size] = program.memory(inputs)
+    start = Start(program.address, program.lines, **vars(program.window))
+    done = gates.run(start, settings=SPEED)
+    results = program.results(gates.memory)
+    expected, _ = sim.run(spec, piece, inputs, keep=tuple(results))
+    for name, codes in results.items():
+        assert np.array_equal(codes, expected[name]), f"{policy}: tensor '{name}'"
+    assert cycles(spec, program, SPEED).counters == done.counters
+    kinds = Counter(KINDS[c["kind"]] for _, c in program.commands if c.op == "exec")
+    assert min(kinds[kind] for kind in ("dense", "transpose", "softmax")) >= 12, kinds
+    assert kinds["norm"] and len(results) > 20
+    print(f"{policy}: {len(results)} tensors, {done.counters.cycles} cycles, {dict(kinds)}")
