@@ -6,7 +6,16 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from opennpe.golden import attention, formats, lanes, layer_norm, mac, machine_rows, rounding
+from opennpe.golden import (
+    attention,
+    formats,
+    lanes,
+    layer_norm,
+    mac,
+    machine_rows,
+    rounding,
+    softmax,
+)
 from opennpe.golden import layers as L
 from opennpe.golden.errors import OpenNPEError
 from opennpe.golden.network import Tensor
@@ -196,16 +205,14 @@ def stream_softmax(low: Lowered, layer: L.StreamSoftmax) -> None:
         if keep < size:
             raise refuse(layer, f"it is causal and keeps {keep} of {size}: one of both is done")
         keep = offset + 1
-    factor = attention.softmax.multiplier(layer.scale * 2.0**x.scale, unit.multiplier_bits)
+    factor = softmax.multiplier(layer.scale * 2.0**x.scale, unit.multiplier_bits)
     fields = machine_rows.softmax_settings(factor)
     sources = _heads(low, layer, x)
     made = low.new_heads(out, sources[0].shape[1:], lanes_too=lanes.lanes(x.format))
     _rows(low, layer, "softmax", sources, made, (fields, -out.scale, keep, layer.causal))
 
 
-def _told(
-    low: Lowered, layer: L.StreamSoftmax, indices: list[Tensor]
-) -> tuple[list[Codes], int]:
+def _told(low: Lowered, layer: L.StreamSoftmax, indices: list[Tensor]) -> tuple[list[Codes], int]:
     """Masks and offset, all of which must be known."""
     for tensor in indices:
         if tensor.name not in low.network.constants:

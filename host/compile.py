@@ -12,8 +12,9 @@ from opennpe.golden.machine import Window
 from opennpe.golden.network import Network
 from opennpe.golden.program import Program, Symbol, facts
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.host.emit import Emitter, Image
+from opennpe.host.emit import Emitter
 from opennpe.host.flat import flat
+from opennpe.host.image import Image
 from opennpe.host.jobs import Job, Records, Rows, Task, Turn
 from opennpe.host.lower import lower
 from opennpe.host.lowered import Lowered

@@ -13,13 +13,14 @@ from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Layout
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host import walk, weights
+from opennpe.host.image import Image
 from opennpe.host.jobs import Job, Task
 from opennpe.host.lowered import Lowered
 from opennpe.host.place import Room, layout
 from opennpe.host.plan import EXEC_CYCLES
 from opennpe.host.schedule import Item, Span
 
-__all__ = ["Emitter", "Held", "Image"]
+__all__ = ["Emitter", "Held"]
 
 Words = NDArray[np.uint16]
 PIECES, LEAST = 8, 72
@@ -27,42 +28,6 @@ PIECES, LEAST = 8, 72
 least."""
 WEIGHT_PARTS = 8
 """Loads that would fill the weight memory; a chunk of more comes in parts."""
-
-
-class Image:
-    """The memory outside, filled from byte 0 on: first what is written, then the inputs.
-
-    Attributes:
-        writable: end of what the program may write. origin: where given bytes begin.
-    """
-
-    def __init__(self, spec: CoprocessorSpec) -> None:
-        self.spec = spec
-        self.size = self.writable = self.origin = 0
-        self.parts: list[tuple[int, bytes]] = []
-
-    def reserve(self, lines: int) -> int:
-        """Byte address of room for so many lines."""
-        address = self.size
-        self.size += lines * self.spec.line_bytes
-        return address
-
-    def put(self, words: Words) -> int:
-        """Byte address of words (..., columns) put into the image."""
-        data = words.astype("<u2").tobytes()
-        address = self.reserve(len(data) // self.spec.line_bytes)
-        self.parts.append((address, data))
-        return address
-
-
-    @property
-    def data(self) -> NDArray[np.uint8]:
-        """The bytes from ``origin`` on."""
-        data = np.zeros(self.size - self.origin, dtype=np.uint8)
-        for place, part in self.parts:
-            first = place - self.origin
-            data[first : first + len(part)] = np.frombuffer(part, dtype=np.uint8)
-        return data
 
 
 @dataclass

@@ -36,7 +36,14 @@ def lower(
         CompileError: a layer that has no mapping, by name.
     """
     chosen = choose(spec, network, sparse)
-    low = Lowered(spec, network, groups=groups(network), sparse=chosen, small=sparse == "bytes")
+    low = Lowered(
+        spec,
+        network,
+        groups=groups(network),
+        sparse=chosen,
+        small=sparse == "bytes",
+        forced=sparse == "always",
+    )
     for name, order in wanted_orders(network, low.sparse).items():
         given(low, network.tensors[name], order)
     readers: dict[str, int] = {}

@@ -56,6 +56,7 @@ class Lowered:
         turned: channel-major copies, or copies that are no longer it, by stored tensor.
         sparse: names of layers that run sparse.
         small: whether their records should take little room rather than few cycles.
+        forced: whether one that cannot is refused rather than run dense.
     """
 
     spec: CoprocessorSpec
@@ -73,6 +74,7 @@ class Lowered:
     turned: dict[str, str] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
     small: bool = False
+    forced: bool = False
 
     def tensor(self, name: str) -> Tensor:
         """The network's tensor."""

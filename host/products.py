@@ -106,10 +106,12 @@ def columns(low: Lowered, layer: L.Conv | L.Linear, last: bool) -> bool:
     (x,), out = low.network.layer_tensors(layer)
     view = as_columns(low, layer, x.name, last)
     if view is None:
+        if low.forced:
+            raise refuse(layer, f"it reads '{x.name}', whose features a sparse layer cannot walk")
         return False
     source = low.stored[view.stored]
-    outputs = layer.weights.shape[0]
-    group = low.groups.get(out.name, outputs)
+    outputs = int(layer.weights.shape[0])
+    group: int = low.groups.get(out.name, outputs)
     room = low.room(out.format, group) if group < outputs else group
     own = Tensor(out.name, out.shape, out.format, out.scale)
     relu = layer.clip is not None and layer.clip[0] >= 0

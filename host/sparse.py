@@ -33,7 +33,7 @@ def record_counts(weights: NDArray[np.bool_], rows: int, delta_bits: int) -> NDA
     Args:
         weights: which are not zero, (outputs, inputs).
     """
-    blocks = weights.reshape(-1, rows, weights.shape[1]).any(axis=1)
+    blocks = np.asarray(weights.reshape(-1, rows, weights.shape[1]).any(axis=1))
     block, index = np.nonzero(blocks)
     first = np.ones(len(block), dtype=bool)
     first[1:] = block[1:] != block[:-1]
@@ -127,7 +127,7 @@ class Candidate:
         factor = lanes.lanes(self.layer.weight_format) // per_word
         lines = tiles * (inputs / factor + PARAMETER_LINES)
         work = groups * tiles * max(inputs, min(spec.array.rows, self.pixels))
-        return max(work, lines * spec.beats_per_line) + EXEC_CYCLES
+        return float(max(work, lines * spec.beats_per_line) + EXEC_CYCLES)
 
     @property
     def sparse_cycles(self) -> float:
@@ -143,7 +143,7 @@ class Candidate:
         outputs, inputs = self.weights.shape
         tiles = -(-outputs // (self.spec.line_words * self.lanes))
         factor = lanes.lanes(self.layer.weight_format) // self.lanes
-        return tiles * (-(-inputs // factor) + PARAMETER_LINES) * self.spec.line_bytes
+        return int(tiles * (-(-inputs // factor) + PARAMETER_LINES) * self.spec.line_bytes)
 
     @property
     def sparse_bytes(self) -> int:

@@ -68,7 +68,8 @@ class View:
         parts = self.by_axis(shape)
         if parts is None:
             return None
-        channel, axes = self.channel, []
+        channel = self.channel
+        axes: list[Axis] = []
         for size, own, part in zip(shape, parts, slices, strict=True):
             start, stop, step = slice(*part).indices(size)
             if (start, stop, step) == (0, size, 1):
