@@ -5,6 +5,7 @@ Pixel by pixel, channels in order, ``lanes`` codes a word; docs/coprocessor.md, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from opennpe.golden import formats, lanes
 from opennpe.golden.errors import FormatError
 
-__all__ = ["FOLDS", "Axis", "Layout"]
+__all__ = ["FOLDS", "Axis", "Layout", "walked"]
 
 FOLDS = (1, 2, 4)
 """Pixels that a line may hold."""
@@ -26,6 +27,19 @@ class Axis:
     of: str
     size: int
     stride: int
+
+
+def walked(
+    axes: Sequence[Axis], channel: int, pixel: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Channels and pixels (steps,) that axes, outermost first, walk over from one place on."""
+    found = {"channel": np.array([channel]), "pixel": np.array([pixel])}
+    for axis in axes:
+        step = np.arange(axis.size)[None] * axis.stride
+        for of, held in found.items():
+            moved = step if of == axis.of else 0 * step
+            found[of] = (held[:, None] + moved).reshape(-1)
+    return found["channel"], found["pixel"]
 
 
 @dataclass(frozen=True)
