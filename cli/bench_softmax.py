@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from opennpe.golden.errors import DataError, ToolError
 from opennpe.sim import float_softmax
 from opennpe.sim.float_softmax import aligned, softmax
 
-__all__ = ["STATED", "SoftmaxTiming", "bench_softmax", "draw_softmax"]
+__all__ = ["STATED", "SoftmaxTiming", "bench_softmax", "figures", "table"]
 
 STATED = 1 << 24
 """Elements of the row that the targets are stated for, on one thread."""
@@ -60,7 +59,6 @@ def bench_softmax(
     repeat: int = 9,
     threads: int = 1,
     progress: Progress | None = None,
-    picture: Path | None = None,
 ) -> Report:
     """Time softmax over rows of each size, all kernels in turn in every round.
 
@@ -68,7 +66,6 @@ def bench_softmax(
         sizes: elements of a row.
         repeat: rounds.
         threads: of ours and of torch.
-        picture: where to draw nanoseconds against size (PNG), if anywhere.
 
     Raises:
         DataError: no sizes, or no rounds.
@@ -101,8 +98,6 @@ def bench_softmax(
     ]
     if not stated:
         notes.append(f"targets are stated for a row of {STATED} elements on one thread")
-    if picture is not None:
-        draw_softmax(rows, picture)
     return Report(tuple(rows), tuple(_claims(rows)) if stated else (), tuple(notes))
 
 
@@ -171,8 +166,22 @@ def _calls(size: int, threads: int) -> dict[str, Callable[[], Any]]:
     return calls
 
 
-def draw_softmax(rows: Sequence[SoftmaxTiming], path: Path) -> None:
-    """Nanoseconds an element against the row's length, a line a kernel (PNG)."""
+def table(report: Report) -> Any:
+    """Nanoseconds by length and kernel, as a table of rich."""
+    from rich.table import Table
+
+    times = {(row.elements, row.kernel): row.nanoseconds for row in report.rows}
+    kernels = list(dict.fromkeys(row.kernel for row in report.rows))
+    made = Table(title="softmax of float32: ns an element")
+    for head in ("elements of a row", *kernels):
+        made.add_column(head, justify="right")
+    for size in dict.fromkeys(row.elements for row in report.rows):
+        made.add_row(f"{size:,}", *(f"{times[size, kernel]:.3f}" for kernel in kernels))
+    return made
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """The picture by its file name: nanoseconds against the row's length, a line a kernel."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -180,12 +189,11 @@ def draw_softmax(rows: Sequence[SoftmaxTiming], path: Path) -> None:
               "three-pass": ("#1b9e77", "--", 1.5), "three-pass-reload": ("#66a61e", ":", 1.5),
               "torch": ("#7f7f7f", "-", 1.5), "memory": ("#000000", ":", 1.0)}  # fmt: skip
     for kernel, (colour, line, width) in styles.items():
-        points = [(row.elements, row.nanoseconds) for row in rows if row.kernel == kernel]
+        points = [(row.elements, row.nanoseconds) for row in report.rows if row.kernel == kernel]
         axes.plot(*zip(*points, strict=True), line, color=colour, lw=width, label=kernel)
     axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("elements of a row (float32)")
     axes.set_ylabel("ns an element")
     axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    return {"float_softmax.png": figure}

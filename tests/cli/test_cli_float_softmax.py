@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from opennpe.cli import bench_softmax as bench
+from opennpe.cli.bench_command import save_pictures
 from opennpe.cli.errors import CheckFailed
 from opennpe.golden.errors import DataError
 
@@ -23,12 +24,13 @@ def test_nothing_to_measure_is_refused(sizes: tuple[int, ...], repeat: int) -> N
 
 @TORCH
 def test_a_small_run(tmp_path: Path) -> None:
-    picture = tmp_path / "new" / "softmax.png"
-    report = bench.bench_softmax((1 << 10, 1 << 17), 1, picture=picture)
+    report = bench.bench_softmax((1 << 10, 1 << 17), 1)
     summary = json.loads(json.dumps(report.summary()))
     assert {row["elements"] for row in summary["rows"]} == {1 << 10, 1 << 17}
     assert len(summary["rows"]) == 2 * len({row["kernel"] for row in summary["rows"]})
     assert not report.claims and "targets are stated for" in summary["notes"][1]
+    assert bench.table(report).row_count == 2
+    (picture,) = save_pictures("softmax", report, tmp_path / "new")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
