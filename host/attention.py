@@ -18,6 +18,7 @@ from opennpe.golden import (
 )
 from opennpe.golden import layers as L
 from opennpe.golden.errors import OpenNPEError
+from opennpe.golden.layout import Axis
 from opennpe.golden.network import Tensor
 from opennpe.host.jobs import Job, Rows, Stored, WeightsOf
 from opennpe.host.lowered import (
@@ -97,28 +98,44 @@ def _heads(low: Lowered, layer: L.LayerBase, tensor: Tensor) -> list[Stored]:
         view = part_of(low, layer, as_rows(low, layer, tensor.name))
         _follow(low, layer, tensor, view)
         return [low.stored[view.stored]]
-    parts = view.by_axis(shape)
-    stored = low.stored[view.stored]
-    depth = shape[-1]
-    if parts is None or (
-        parts[-2] != plain("", 1, stored.pixels).axes
-        or parts[-1] != plain("", depth, 1).axes
-        or any(axis.of != CHANNEL for part in parts[:-2] for axis in part)
-    ):
+    view, lead, starts = _groups(low, layer, tensor)
+    if [axis.of for axis in lead] != sorted(axis.of for axis in lead):
         raise refuse(
             layer,
             f"it reads '{tensor.name}' of shape {shape}, which is not stored a head at a time",
         )
-    lead = merged([axis for part in parts[:-2] for axis in part])
-    starts = places(View(view.stored, lead, view.channel))[0].tolist()
-    for start in starts:
-        if not low.begins_block(stored, start):
-            raise refuse(
-                layer,
-                f"a head of {depth} channels of '{tensor.name}' begins inside a block of "
-                f"{low.room(stored.format, 1)}",
-            )
-    return [low.part(stored, start, depth) for start in starts]
+    return [low.part(low.stored[view.stored], start, shape[-1]) for start in starts]
+
+
+def _groups(
+    low: Lowered, layer: L.LayerBase, tensor: Tensor
+) -> tuple[View, tuple[Axis, ...], list[int]]:
+    """The view of a tensor whose last axis is channels that follow each other, its other axes and
+    the first channel of each of the groups that these make.
+
+    Raises:
+        CompileError: other orders, or groups that begin inside a block.
+    """
+    view, shape, depth = low.views[tensor.name], tensor.shape, tensor.shape[-1]
+    parts = view.by_axis(shape)
+    if parts is not None and any(axis.of == PIXEL for axis in parts[-1]):
+        view = view.turned(turned(low, layer, low.stored[view.stored]).name)
+        parts = view.by_axis(shape)
+    stored = low.stored[view.stored]
+    lead = () if parts is None else merged([axis for part in parts[:-1] for axis in part])
+    rows = tuple(axis for axis in lead if axis.of == PIXEL)
+    every = plain("", 1, stored.pixels).axes
+    if parts is None or rows != every or parts[-1] != plain("", depth, 1).axes:
+        raise refuse(layer, f"it reads '{tensor.name}' of shape {shape}, stored in another order")
+    walk = tuple(axis for axis in lead if axis.of == CHANNEL)
+    starts = places(View(view.stored, walk, view.channel))[0].tolist()
+    if len(starts) > 1 and not all(low.begins_block(stored, start) for start in starts):
+        raise refuse(
+            layer,
+            f"a head of {depth} channels of '{tensor.name}' begins inside a block of "
+            f"{low.room(stored.format, 1)}",
+        )
+    return view, lead, starts
 
 
 def _follow(low: Lowered, layer: L.LayerBase, tensor: Tensor, view: View) -> None:
@@ -316,24 +333,18 @@ def _norm_rows(
     low: Lowered, layer: L.LayerBase, x: Tensor, inner: Tensor
 ) -> tuple[list[Stored], Stored]:
     """What is normalised, a row a pixel, and room for x_hat."""
-    view = low.views[x.name]
-    per_word = lanes.lanes(x.format)
-    lead_channels = _grouped(view, x.shape)
-    if lead_channels:
-        sources = _heads(low, layer, x)
-        made = low.new_heads(inner, sources[0].shape[1:], lanes_too=per_word)
-        return sources, made
+    parts = low.views[x.name].by_axis(x.shape)
+    lead = [] if parts is None else [axis for part in parts[:-1] for axis in part]
+    if len({axis.of for axis in lead}) > 1:
+        view, walk, starts = _groups(low, layer, x)
+        stored = low.stored[view.stored]
+        sources = [low.part(stored, start, x.shape[-1]) for start in starts]
+        room = low.room(inner.format, x.shape[-1], lanes.lanes(x.format))
+        return sources, low.new_groups(inner, stored.shape[1:], walk, room)
     view = part_of(low, layer, as_rows(low, layer, x.name))
     _follow(low, layer, x, view)
     source = low.stored[view.stored]
-    return [source], low.new_tokens(inner, x.shape[-1], source.shape[1:])
-
-
-def _grouped(view: View, shape: tuple[int, ...]) -> bool:
-    """Whether leading axes lie along channels."""
-    parts = view.by_axis(shape)
-    lead = [] if parts is None else [axis for part in parts[:-1] for axis in part]
-    return any(axis.of == CHANNEL for axis in lead) and any(axis.of == PIXEL for axis in lead)
+    return [source], low.new_tokens(inner, x.shape[-1], source.shape[1:], whole=True)
 
 
 def _affine(low: Lowered, layer: L.Normalise, made: Stored, out: Tensor, inner: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from opennpe.golden import codec, formats, lanes
 from opennpe.golden import layers as L
 from opennpe.golden.errors import CompileError
+from opennpe.golden.layout import Axis
 from opennpe.golden.network import Network, Tensor
 from opennpe.golden.program import Output
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host.jobs import Stored, Task
-from opennpe.host.view import View, heads, places, plain, tokens
+from opennpe.host.view import CHANNEL, View, heads, merged, places, plain, tokens
 
 __all__ = [
     "Codes",
@@ -86,16 +88,16 @@ class Lowered:
         return self._put(tensor.name, stored, plain(tensor.name, shape[0], shape[1] * shape[2]))
 
     def new_tokens(
-        self, tensor: Tensor, channels: int, size: Pair, positive: bool = False, lanes_too: int = 0
+        self, tensor: Tensor, channels: int, size: Pair, positive: bool = False, whole: bool = False
     ) -> Stored:
         """Room for a network tensor whose last axis is ``channels`` and the others are pixels.
 
         Args:
             size: (height, width) of the pixels.
-            lanes_too: codes a word of other formats by whose channel tiles groups are written.
+            whole: whether channels follow each other even if layers further on want groups.
         """
-        group = self.groups.get(tensor.name, channels)
-        room = self.room(tensor.format, group, lanes_too) if group < channels else group
+        group = channels if whole else self.groups.get(tensor.name, channels)
+        room = self.room(tensor.format, group) if group < channels else group
         total = channels // group * room
         stored = Stored(tensor.name, total, *size, tensor.format, tensor.scale, positive=positive)
         stored.plain = group < channels
@@ -115,6 +117,24 @@ class Lowered:
         stored.plain = True
         view = heads(tensor.name, count, channels, stored.pixels, room)
         return self._put(tensor.name, stored, view)
+
+    def new_groups(self, tensor: Tensor, size: Pair, lead: Sequence[Axis], room: int) -> Stored:
+        """Room for a network tensor whose last axis is a group of channels.
+
+        Args:
+            size: (height, width) of the pixels.
+            lead: its other axes, of pixels and of groups, in order.
+            room: channels that a group takes.
+        """
+        stride, axes = room, [Axis(CHANNEL, tensor.shape[-1], 1)]
+        for axis in reversed(lead):
+            if axis.of == CHANNEL:
+                axes.insert(0, replace(axis, stride=stride))
+                stride *= axis.size
+            else:
+                axes.insert(0, axis)
+        stored = Stored(tensor.name, stride, *size, tensor.format, tensor.scale, plain=True)
+        return self._put(tensor.name, stored, View(tensor.name, merged(axes)))
 
     def new_columns(
         self,

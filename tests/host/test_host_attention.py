@@ -21,6 +21,7 @@ from opennpe.golden.errors import (
 from opennpe.golden.machine import Machine
 from opennpe.golden.network import Tensor
 from opennpe.host.compile import compile
+from sparse_cases import SparseBuilder
 
 CHUNK, CHUNKS = 24, 5
 SQUARE = ("2x2", "4x4", "tiny")
@@ -117,6 +118,36 @@ def test_grouped_queries_share_keys_and_values():
     y = b.dense(y, 10)
     network, inputs = b.network([x.name], [y.name]), {x.name: b.codes(x.format, x.shape)}
     assert check(SPECS["4x4"], network, inputs)["softmax"] == 6
+
+
+@pytest.mark.parametrize("first", ["norm", "split"])
+def test_queries_and_keys_normalised_a_head(first):
+    """Before or after tokens and heads change places."""
+    b = AttentionBuilder(np.random.default_rng(9), ("posit8",))
+    x = b.tokens(7, 10)
+
+    def normed(x):
+        y = b.reshape(b.dense(x, 15), (1, 7, 3, 5))
+        if first == "norm":
+            return b.transpose(b.norm(y), (0, 2, 1, 3))
+        return b.norm(b.transpose(y, (0, 2, 1, 3)))
+
+    scores = b.matmul(normed(x), b.transpose(normed(x), (0, 1, 3, 2)))
+    y = b.matmul(b.softmax(scores), b.split(b.dense(x, 15), 3))
+    network, inputs = b.network([x.name], [y.name]), {x.name: b.codes(x.format, x.shape)}
+    assert check(SPECS["4x4"], network, inputs)["norm"] == 6
+
+
+def test_sparse_projections_and_dense_ones_meet():
+    """Channel-major queries, keys and values; those that need pixels are transposed."""
+    b = SparseBuilder(np.random.default_rng(10), ("posit8",))
+    x = b.tokens(19, 24)
+    q, k, v = (b.split(b.sparse(x, 24, 0.2), 3) for _ in range(3))
+    scores = b.matmul(q, b.transpose(k, (0, 1, 3, 2)))
+    y = b.transpose(b.matmul(b.softmax(scores), v), (0, 2, 1, 3))
+    y = b.sparse(b.reshape(y, (1, 19, 24)), 24, 0.2)
+    network, inputs = b.network([x.name], [y.name]), {x.name: b.codes(x.format, x.shape)}
+    assert check(SPECS["4x4"], network, inputs, sparse="always")["sparse"] >= 4
 
 
 def test_a_view_that_is_an_output_is_read_in_its_own_order():
