@@ -58,7 +58,9 @@ def position_rows(layer: L.Rotary, rows: int, positions: Codes | None) -> NDArra
     return index
 
 
-def rotary(spec: Any, layer: L.Rotary, ins: list[Tensor], values: list[Codes], out: Tensor) -> Codes:
+def rotary(
+    spec: Any, layer: L.Rotary, ins: list[Tensor], values: list[Codes], out: Tensor
+) -> Codes:
     """Codes (..., T, D), rotated."""
     x, tensor = values[0], ins[0]
     index = position_rows(layer, x.shape[-2], values[1] if len(values) > 1 else None)

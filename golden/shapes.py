@@ -135,9 +135,7 @@ def _rotary(layer: L.Rotary, shapes: Sequence[Shape]) -> Shape:
     if len(shapes) > 1 and math.prod(shapes[1]) not in (1, x[-2]):
         raise NetworkError(f"layer '{layer.name}': {shapes[1]} positions for shape {x}")
     if len(shapes) == 1 and table[0] < x[-2]:
-        raise NetworkError(
-            f"layer '{layer.name}': tables of {table[0]} positions for {x[-2]} rows"
-        )
+        raise NetworkError(f"layer '{layer.name}': tables of {table[0]} positions for {x[-2]} rows")
     return x
 
 

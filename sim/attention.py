@@ -222,7 +222,10 @@ def normalise(
     offsets = units.astype(np.float64) * power(exponent - out.scale)
     result = np.empty(codes.shape, dtype=formats.get(out.format).dtype)
     flat, written = (a.reshape(-1, codes.shape[-1]) for a in (codes, result))
-    value, goal = _numbers(inner.format, inner.scale - out.scale), target(out.format, spec.underflow)
+    value, goal = (
+        _numbers(inner.format, inner.scale - out.scale),
+        target(out.format, spec.underflow),
+    )
     run_spans(
         lambda s: _scale_and_move(flat, value, gamma, offsets, written, goal, s[0], s[1]),
         spans(len(flat), threads, WORTH // flat.shape[1] + 1),
