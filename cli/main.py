@@ -381,6 +381,10 @@ def run(
     check: Annotated[
         bool, typer.Option("--check", help="Compare every tensor and counter.")
     ] = False,
+    sparse: Annotated[
+        str,
+        typer.Option(help="Layers to run sparse: auto, cycles, bytes, never or always."),
+    ] = "auto",
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Timeline for ui.perfetto.dev.")
     ] = None,
@@ -414,6 +418,7 @@ def run(
             latency=latency,
             interval=interval,
             check=check,
+            sparse=sparse,  # type: ignore[arg-type] # a word that it refuses if it does not know it
             trace=trace,
             waves=waves,
             out=out,

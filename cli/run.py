@@ -30,6 +30,7 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host import driver
 from opennpe.host.backends import Backend, Golden, Run, Sim, Verilator
 from opennpe.host.compile import compile
+from opennpe.host.sparse import Choice
 from opennpe.quant.policy import Policy
 from opennpe.sim.coprocessor import Timing, cycles
 from opennpe.sim.trace_events import Span, layer_spans, timeline, write
@@ -133,6 +134,7 @@ def run(
     latency: int = 20,
     interval: int = 1,
     check: bool = False,
+    sparse: Choice = "auto",
     trace: str | Path | None = None,
     waves: str | Path | None = None,
     out: str | Path | None = None,
@@ -150,6 +152,7 @@ def run(
         policy: a format policy instead.
         samples: how many of the first samples run, one after the other.
         latency, interval: of the memory outside, for reads and writes.
+        sparse: which layers run sparse, as :func:`opennpe.host.compile.compile` takes it.
         check: compare every tensor with another back-end, and counters with the cycle model.
         trace: file for the timeline of the cycle model.
         waves: file for waveforms of the first sample, .fst or .vcd.
@@ -162,7 +165,8 @@ def run(
     progress = progress or Silent()
     settings = MemorySettings(latency, interval, latency, interval)
     _refuse(source, backend, formats, policy, waves, trace)
-    job = _job(source, data, spec, formats, policy, underflow, calibration, method, check, progress)
+    wanted = formats, policy, underflow, calibration, method, check, sparse
+    job = _job(source, data, spec, *wanted, progress)
     if job.data is None and (backend != "sim" or check):
         raise DataError(f"the {backend} backend runs on inputs: give them by --data FILE.npz")
     timing = cycles(job.spec, job.program, settings)
@@ -230,6 +234,7 @@ def _job(
     calibration: str | Path | None,
     method: str,
     check: bool,
+    sparse: Choice,
     progress: Progress,
 ) -> _Job:
     keep: Any = "all" if check else ()
@@ -261,7 +266,7 @@ def _job(
         network = quant.calibrate(graph, sets.inputs, wanted, method=method)
         progress.advance()
     progress.stage("compiling", 1)
-    program = compile(network, chosen, keep)
+    program = compile(network, chosen, keep, sparse)
     progress.advance()
     return _Job(program, chosen, network, given)
 
