@@ -57,6 +57,23 @@ def compile(
         SpecError: an array the co-processor does not come in.
     """
     spec.check_coprocessor()
+    keep = keep if keep == "all" else tuple(keep)
+    if sparse in ("auto", "cycles", "bytes"):
+        try:
+            return _compiled(network, spec, keep, sparse)
+        except CompileError:
+            # Dense layers may fit where sparse ones do not; if not, this says why.
+            return _compiled(network, spec, keep, "never")
+    return _compiled(network, spec, keep, sparse)
+
+
+def _compiled(
+    network: Network,
+    spec: CoprocessorSpec,
+    keep: Iterable[str] | Literal["all"],
+    sparse: Choice,
+) -> Program:
+    """The program, given which layers run sparse."""
     names = () if keep == "all" else tuple(keep)
     low = lower(spec, network, names, sparse)
     choose_folds(low)

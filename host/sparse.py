@@ -25,6 +25,8 @@ from opennpe.host.plan import EXEC_CYCLES
 __all__ = ["Candidate", "Choice", "best_shape", "candidates", "choose"]
 
 Choice = Literal["auto", "cycles", "bytes", "never", "always"]
+LEAST_GAIN = 0.1
+"""Share of its dense cycles that a layer must gain at least."""
 
 
 def record_counts(weights: NDArray[np.bool_], rows: int, delta_bits: int) -> NDArray[np.int64]:
@@ -133,8 +135,8 @@ class Candidate:
     def sparse_cycles(self) -> float:
         """Cycles as a sparse layer, by the slower of array and bus; transpositions left out."""
         assert self.shape is not None
-        work, lines = _cost(self.spec, self.shape, self.nonzero, self.pixel_blocks)
-        lines += PARAMETER_LINES * -(-len(self.weights) // self.spec.line_words)
+        work, lines, times = _cost(self.spec, self.shape, self.nonzero, self.pixel_blocks)
+        lines = times * lines + PARAMETER_LINES * -(-len(self.weights) // self.spec.line_words)
         return max(work, lines * self.spec.beats_per_line) + EXEC_CYCLES
 
     @property
@@ -149,20 +151,24 @@ class Candidate:
     def sparse_bytes(self) -> int:
         """The same as a sparse layer."""
         assert self.shape is not None
-        _, lines = _cost(self.spec, self.shape, self.nonzero, self.pixel_blocks)
+        _, lines, _ = _cost(self.spec, self.shape, self.nonzero, self.pixel_blocks)
         tiles = -(-len(self.weights) // self.spec.line_words)
         return (lines + PARAMETER_LINES * tiles) * self.spec.line_bytes
 
 
 def _cost(
     spec: CoprocessorSpec, shape: microops.Shape, nonzero: NDArray[np.bool_], pixel_blocks: int
-) -> tuple[int, int]:
-    """Cycles of the array and lines of records."""
+) -> tuple[int, int, int]:
+    """Cycles of the array, lines of records, and how often they are loaded."""
     counts = record_counts(nonzero, shape.rows, shape.delta_bits)
     share = spec.array.rows // shape.rows
-    least = min(share, pixel_blocks) * shape.rows
-    work = -(-pixel_blocks // share) * int(np.maximum(counts, least).sum())
-    return work, -(-int(counts.sum()) // shape.per_line)
+    each, room = nonzero.shape[1], spec.memory.operand_lines
+    band = min(room // 2 // each or room // each or 1, pixel_blocks)
+    bands = -(-pixel_blocks // band)
+    least = min(share, band) * shape.rows
+    work = bands * -(-band // share) * int(np.maximum(counts, least).sum())
+    lines = -(-int(counts.sum()) // shape.per_line)
+    return work, lines, bands if lines > spec.memory.weight_lines else 1
 
 
 def best_shape(
@@ -183,8 +189,8 @@ def best_shape(
                 shape = microops.Shape(weight_format, rows, bits, spec.line_words)
             except ProgramError:
                 continue
-            work, lines = _cost(spec, shape, nonzero, pixel_blocks)
-            cycles = max(work, lines * spec.beats_per_line)
+            work, lines, times = _cost(spec, shape, nonzero, pixel_blocks)
+            cycles = max(work, times * lines * spec.beats_per_line)
             found.append(((lines, cycles) if small else (cycles, lines), rows, bits, shape))
     return min(found, key=lambda f: f[:3])[3] if found else None
 
@@ -246,7 +252,8 @@ def _fewest_cycles(
     """A set that no change of one layer, nor of a run of neighbours, makes cheaper."""
     names = [layer.name for layer in network.layers if layer.name in known]
     gain = {n: known[n].dense_cycles - known[n].sparse_cycles for n in names}
-    names = [n for n in names if gain[n] > 0]
+    # The forms are rough: what gains little may lose.
+    names = [n for n in names if gain[n] > LEAST_GAIN * known[n].dense_cycles]
 
     def total(chosen: set[str]) -> float:
         return _turns(spec, network, chosen) - sum(gain[n] for n in chosen)
