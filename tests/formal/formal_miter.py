@@ -25,11 +25,17 @@ from pyosys import libyosys
 TABLE, MITER = "golden_table", "miter"
 SUM, NAN = "accumulate.result", "accumulate.nan_out"
 REGISTERS = """
-(* techmap_celltype = "$dff $dffe $sdff $sdffe $sdffce" *)
+(* techmap_celltype = "$dff $dffe" *)
 module register_as_wire #(
+  parameter WIDTH = 1, CLK_POLARITY = 1, EN_POLARITY = 1
+) (input CLK, EN, input [WIDTH-1:0] D, output [WIDTH-1:0] Q);
+  assign Q = D;
+endmodule
+(* techmap_celltype = "$sdff $sdffe $sdffce" *)
+module clearable_register_as_wire #(
   parameter WIDTH = 1, CLK_POLARITY = 1, EN_POLARITY = 1, SRST_POLARITY = 1, SRST_VALUE = 0
 ) (input CLK, EN, SRST, input [WIDTH-1:0] D, output [WIDTH-1:0] Q);
-  assign Q = D;
+  assign Q = SRST == SRST_POLARITY ? SRST_VALUE : D;
 endmodule
 """
 
