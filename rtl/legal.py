@@ -76,7 +76,7 @@ def _row(spec: CoprocessorSpec, given: Any, lanes: Value) -> Value:
     columns = exact_log2(spec.line_words)
     whole = given.blocks << columns
     most = Mux(lanes == 1, whole, Mux(lanes == 2, whole << 1, whole << 2))
-    units = {"softmax": spec.softmax_unit, "norm": spec.norm_unit}
+    units: dict[str, Any] = {"softmax": spec.softmax_unit, "norm": spec.norm_unit}
     limits = [given.inputs <= units[name].max_length for name in ROW_KINDS]
     kinds = [given.kind == KINDS.index(name) for name in ROW_KINDS]
     short = Cat(a & b for a, b in zip(kinds, limits, strict=True)).any()

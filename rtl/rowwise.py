@@ -71,7 +71,10 @@ class RowUnits(wiring.Component):
         c = Signal(command_layout("exec"), reset_less=True)
         with m.If(self.start):
             m.d.sync += c.eq(self.command)
-        units = {"softmax": Softmax(spec.softmax_unit), "norm": LayerNorm(spec.norm_unit)}
+        units: dict[str, Any] = {
+            "softmax": Softmax(spec.softmax_unit),
+            "norm": LayerNorm(spec.norm_unit),
+        }
         assert set(units) == set(ROW_KINDS)
         lanes, second = Signal(3), Signal()
         keep = self._keep(m, c, lanes, second)

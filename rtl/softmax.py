@@ -71,10 +71,12 @@ class Beat:
     @classmethod
     def of(cls, stage: str, lanes: int) -> Beat:
         """New registers, named by the stage; ``nan``: some kept element is NaR."""
-        flags = [_held(f"{stage}_{name}", 1) for name in ("first", "second", "last")]
+        first, second, last = (_held(f"{stage}_{name}", 1) for name in ("first", "second", "last"))
         return cls(
             Signal(name=f"{stage}_valid"),
-            *flags,
+            first,
+            second,
+            last,
             _held(f"{stage}_keep", lanes),
             _held(f"{stage}_nan", 1),
         )

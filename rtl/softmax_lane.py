@@ -136,12 +136,12 @@ class Scale(wiring.Component):
 
 def product_bits(spec: SoftmaxSpec) -> int:
     """Signed bits of significand times multiplier."""
-    return BITS + spec.multiplier_bits + 1
+    return int(BITS + spec.multiplier_bits + 1)
 
 
 def saturation(spec: SoftmaxSpec) -> int:
     """A product is at least 2**(BITS - 1 + W - 1): with this exponent and above, t saturates."""
-    return spec.integer_bits + spec.fraction_bits - (BITS - 1) - spec.multiplier_bits
+    return int(spec.integer_bits + spec.fraction_bits - (BITS - 1) - spec.multiplier_bits)
 
 
 def padding(spec: SoftmaxSpec) -> int:

@@ -117,7 +117,7 @@ class Align(wiring.Component):
 
 def tile_bits(spec: SoftmaxSpec) -> int:
     """Bits of a tile's sum."""
-    return min(spec.total_bits - spec.carry_bits + ceil_log2(spec.lanes), spec.total_bits)
+    return int(min(spec.total_bits - spec.carry_bits + ceil_log2(spec.lanes), spec.total_bits))
 
 
 class Accumulate(wiring.Component):
@@ -254,7 +254,7 @@ class Reciprocal(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         remainder: Value = self.remainder
-        found = []
+        found: list[Value] = []
         for step in range(self.spec.reciprocal_step):
             less = Signal(signed(len(self.divisor) + 2), name=f"less{step}")
             bit = ~less[-1]

@@ -93,7 +93,7 @@ def describe(spec: CoprocessorSpec, found: Mapping[str, Ints]) -> Ints:
     kind = found["kind"]
     dense = (kind == DENSE) | (kind == TRANSPOSE)
     by_rows = np.isin(kind, ROWS)
-    units = {"softmax": spec.softmax_unit, "norm": spec.norm_unit}
+    units: dict[str, Any] = {"softmax": spec.softmax_unit, "norm": spec.norm_unit}
     latency, turnaround = np.full_like(lanes, engine.latency), np.zeros_like(lanes)
     for name, unit in units.items():
         own = kind == KINDS.index(name)
@@ -217,7 +217,8 @@ def _sparse(e: Exec, schedule: Ints, counts: Ints) -> Profile:
     shortest = counts.min()
     steps = row_tiles * counts.sum()
     if not (shortest > e.lanes and _tile_cycles(e, 0) <= shortest):
-        return _stepped(e, schedule, counts, steps, sums)
+        found: Profile = _stepped(e, schedule, counts, steps, sums)
+        return found
     accepted, moved = _lead(e) - 1, 0
     for s in range(sums):
         accepted += counts[s % e.tiles]
@@ -233,12 +234,16 @@ def _profile(e: Exec, schedule: Ints, counts: Ints) -> Profile:
 
     ``counts``: of a sparse exec, the records of its row blocks.
     """
+    found: Profile
     if e.transpose:
-        return _transposition(e, schedule)
+        found = _transposition(e, schedule)
+        return found
     if e.by_rows:
-        return _by_rows(e, schedule)
+        found = _by_rows(e, schedule)
+        return found
     if len(counts) > 0:
-        return _sparse(e, schedule, counts)
+        found = _sparse(e, schedule, counts)
+        return found
     period, steps = _sum_cycles(e), _sum_steps(e)
     last_front = _last_front(e)
     if not e.finish:
@@ -247,7 +252,6 @@ def _profile(e: Exec, schedule: Ints, counts: Ints) -> Profile:
     row_tiles = -(-e.lines // e.rows)
     sums = row_tiles * e.tiles
     longest = _tile_cycles(e, 0)
-    found: Profile
     if period > e.lanes and longest <= period:
         found = _even(e, schedule, period, steps, sums, last_front)
     else:
