@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from minilm_sentences import SENTENCES
 from opennpe import sim
+from opennpe.golden import catalog
 from opennpe.golden import layers as L
 from opennpe.golden.commands import KINDS
 from opennpe.golden.network import Network
@@ -72,3 +73,27 @@ def test_one_layer_on_gates_is_the_simulators(policy):
     assert kinds["softmax"] >= 12 and kinds["transpose"] and kinds["norm"], kinds
     assert len(results) >= 12
     print(f"{policy}: {len(results)} tensors, {done.counters.cycles} cycles, {dict(kinds)}")
+
+
+def main() -> None:
+    """Cycles of a whole layer of 64 tokens by the cycle model, by kind of exec."""
+    for policy in TOKENS:
+        piece = unmasked(block(network(policy), 2))
+        macs = sum(piece.macs(layer) for layer in piece.layers)
+        for spec in (catalog.EDGE_8X8, catalog.EDGE_4X4):
+            program = compile(piece, spec)
+            found = cycles(spec, program, SPEED)
+            kinds: Counter[str] = Counter()
+            commands = [c for _, c in program.commands]
+            for command, begun, ended in zip(commands, found.begun, found.ended, strict=False):
+                if command.op == "exec":
+                    kinds[KINDS[command["kind"]]] += int(ended - begun)
+            total = found.counters.cycles
+            peak = macs / spec.array.macs_per_cycle("posit8") / total
+            print(
+                f"{policy}, {spec.name}: {total} cycles, {peak:.1%} of posit8's peak, {dict(kinds)}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -144,6 +144,7 @@ def test_a_planted_fault_is_found(
     name, harness = UNITS[unit]
     component = getattr(planted(name.lower(), module, old, new), name)
     spec = LONE if "many" in property_ else SMALL
-    verdict = check(harness(component(spec), lemmas=False), tmp_path, "bmc", DATA_DEPTH)
+    planted_harness = harness(component(spec), lemmas=False)
+    verdict = check(planted_harness, tmp_path, "bmc", DATA_DEPTH, property_)
     assert verdict.status == "FAIL"
     assert property_ in verdict.broken, verdict.broken
