@@ -9,10 +9,12 @@ from typing import Any
 from opennpe.cli.progress import Progress
 from opennpe.golden.errors import DataError
 
-__all__ = ["KINDS", "fair_environment", "run_bench", "save_pictures"]
+__all__ = ["KINDS", "check_pictures", "fair_environment", "run_bench", "save_pictures"]
 
 KINDS = ("matmul", "networks", "coprocessor", "sparse", "sparse-engine", "softmax")
 """What ``opennpe bench`` times: products, unless told otherwise."""
+PICTURED = KINDS[3:]
+"""Those with a table and figures of their own."""
 
 
 def fair_environment(threads: int) -> list[str]:
@@ -80,20 +82,26 @@ def _module(kind: str) -> Any:
     return import_module(f"opennpe.cli.bench_{kind.replace('-', '_')}")
 
 
+def check_pictures(kind: str) -> None:
+    """Refuse pictures of a benchmark that has none, before it runs.
+
+    Raises:
+        DataError: it has none.
+    """
+    if kind not in PICTURED:
+        raise DataError(f"bench {kind} has no pictures: expected one of {', '.join(PICTURED)}")
+
+
 def save_pictures(kind: str, report: Any, folder: Path) -> list[Path]:
     """Write a benchmark's figures as PNG files.
 
     Raises:
-        DataError: a benchmark that has none.
         OutputError: the folder cannot be written.
     """
     from opennpe.cli.files import output_folder
     from opennpe.cli.pictures import png
 
-    module = _module(kind) if kind in KINDS[3:] else None
-    if module is None:
-        raise DataError(f"bench {kind} has no pictures: expected one of {', '.join(KINDS[3:])}")
-    made = module.figures(report)
+    made = _module(kind).figures(report)
     with output_folder(folder) as target:
         for name, figure in made.items():
             (target / name).write_bytes(png(figure))

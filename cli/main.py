@@ -294,6 +294,8 @@ def bench(
     if len(chosen) > 1:
         raise DataError(f"bench times one thing at a time, got --{' and --'.join(chosen)}")
     kind = chosen[0] if chosen else bench_command.KINDS[0]
+    if pictures is not None:
+        bench_command.check_pictures(kind)
     notes = bench_command.fair_environment(threads)  # read when NumPy and Numba are loaded
     from opennpe.cli import tables
     from opennpe.cli.progress import reporter

@@ -104,7 +104,8 @@ def test_a_missing_rival_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_that_slow_float32_are_dropped() -> None:
     script = (
-        "import os; from opennpe.cli.main import _fair_environment as fair; print(fair(3)); "
+        "import os; from opennpe.cli.bench_command import fair_environment; "
+        "print(fair_environment(3)); "
         "print(os.environ.get('OPENBLAS_CORETYPE'), os.environ['OMP_NUM_THREADS'])"
     )
     done = subprocess.run(
@@ -178,3 +179,20 @@ def test_a_wrong_network_is_caught() -> None:
 def test_tables_show_every_row() -> None:
     rows = [Timing("fp4", "any", 10.0, 200.0, 2.0)]
     assert tables.bench_table(rows, 64, 1).row_count == 1
+
+
+def test_one_thing_at_a_time_and_pictures_where_there_are_some(capsys, tmp_path):
+    assert main(["bench", "--sparse", "--softmax"]) == 2
+    assert "one thing at a time" in capsys.readouterr().err
+    assert main(["bench", "--size", "32", "--repeat", "1", "--pictures", str(tmp_path / "p")]) == 2
+    assert "no pictures" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
+def test_sparse_execs_reach_what_their_zeros_allow(capsys, tmp_path):
+    folder = tmp_path / "pictures"
+    assert main(["bench", "--sparse-engine", "--json", "--pictures", str(folder)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["claims"]) >= 7 and all(claim["met"] for claim in found["claims"])
+    assert [p.name for p in folder.iterdir()] == ["sparse_engine.png"]
+    assert main(["bench", "--sparse-engine", "-f", "bf16"]) == 2
