@@ -16,6 +16,7 @@ from opennpe.golden.errors import AccumulatorError, DataError
 from opennpe.golden.network import Network, Tensor
 from opennpe.sim import elementwise, executor, gemm, integers, pooling, softmax, tables
 from sim_networks import everything, inputs
+from test_agree_transformer_layers import CASES as TRANSFORMER_LAYERS
 
 SPECS = {"zero": catalog.EDGE_4X4, "minpos": catalog.STRICT_4X4}
 ENGINE = formats.ENGINE_FORMATS
@@ -45,10 +46,14 @@ def differences(tensors, expected):
     return ""
 
 
-def test_the_network_has_every_kind_of_layer():
+def test_every_kind_of_layer_is_compared():
+    """In this network, or by itself where it is a transformer's."""
     network = everything(POLICIES["any"])
-    assert {type(layer) for layer in network.layers} == set(reference._HANDLERS)
-    assert {type(layer) for layer in network.layers} == {
+    rng = np.random.default_rng(0)
+    alone = {type(make(rng)) for make, *_ in TRANSFORMER_LAYERS.values()}
+    compared = {type(layer) for layer in network.layers} | alone
+    assert compared == set(reference._HANDLERS)
+    assert compared == {
         getattr(L, name) for name in L.__all__ if name not in ("Clip", "Layer", "LayerBase")
     }
     assert network.batch_axis == 0
@@ -230,6 +235,7 @@ from opennpe.golden import catalog, reference
 from opennpe.golden import layers as L
 from opennpe.golden.network import Network
 from sim_networks import everything, inputs
+from test_agree_transformer_layers import CASES as TRANSFORMER_LAYERS
 whole = everything(lambda i: ("posit8", "posit16", "fp4", "posit8")[i % 4])
 expected = reference.evaluate(catalog.EDGE_4X4, whole, inputs(1))
 ran = 0
