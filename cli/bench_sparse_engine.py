@@ -105,12 +105,8 @@ def _cycles(spec: CoprocessorSpec, command: Command, counts: NDArray[np.int64]) 
     """Cycles of one exec alone, from its command taken to its last line written."""
     found = {name: np.array([command[name]]) for name, _ in FIELDS["exec"] if name != "op"}
     described = exec_cycles.describe(spec, found)
-    entries = exec_cycles.tile_counts(described)
-    schedule = np.zeros((int(entries[0]) + 1, 2), dtype=np.int64)
-    profiles = np.zeros((1, 4), dtype=np.int64)
-    first, blocks = np.array([0, int(entries[0])]), np.array([0, len(counts)])
-    exec_cycles.profile_all(described, first, schedule, blocks, counts, profiles)
-    return int(spec.array.rows + 2 + profiles[0, 1])
+    profile = exec_cycles.Profile(*exec_cycles.profiles_of(described, {0: counts}).found[0])
+    return int(spec.array.rows + 2 + profile.written)
 
 
 def _measured(

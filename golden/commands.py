@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from opennpe.golden.errors import ProgramError
 from opennpe.golden.formats import get
@@ -24,6 +24,7 @@ __all__ = [
     "ROW_KINDS",
     "SETTINGS",
     "SIGNED",
+    "SUM_KINDS",
     "TABLE_LINES",
     "TARGETS",
     "UNITS",
@@ -31,9 +32,12 @@ __all__ = [
     "WIDEN",
     "WIDENED",
     "Command",
+    "Walk",
     "decode",
     "encode",
+    "pixel_elements",
     "unit_count",
+    "weight_steps",
     "widen_factor",
 ]
 
@@ -51,6 +55,8 @@ WIDENED = ("buffer", "weights")
 """Targets of a load that may widen."""
 KINDS = ("dense", "depth", "max", "sparse", "transpose", "softmax", "norm")
 """How an exec maps a layer: see :mod:`opennpe.golden.machine`."""
+SUM_KINDS = KINDS[:3]
+"""Kinds whose weights are lines."""
 ROW_KINDS = ("softmax", "norm")
 """Kinds that take a row of elements twice and have no weights."""
 PARAMETER_LINES = 12
@@ -183,6 +189,26 @@ class Command:
     def units(self) -> int:
         """32-byte units the command takes."""
         return unit_count(self.op)
+
+
+class Walk(Protocol):
+    """Fields of an exec by name: a command, or what is to become one."""
+
+    def __getitem__(self, name: str, /) -> int: ...
+
+
+def pixel_elements(walk: Walk, per_word: int) -> int:
+    """Elements of a pixel that a dense sum meets at one tap; ``per_word``: lanes of a word."""
+    last = (walk["last_words"] - 1) * per_word + walk["last_elements"]
+    return (walk["blocks"] - 1) * walk["words"] * per_word + last
+
+
+def weight_steps(kind: str, walk: Walk, per_word: int) -> int:
+    """Weight lines of a channel tile of an exec of one of ``SUM_KINDS``."""
+    if kind == "max":
+        return 1
+    taps = walk["kernel_y"] * walk["kernel_x"]
+    return taps * (pixel_elements(walk, per_word) if kind == "dense" else walk["blocks"])
 
 
 def widen_factor(widen: int) -> int:

@@ -176,7 +176,7 @@ def _executed(spec: CoprocessorSpec, command: C.Command) -> Touched:
         return _sparse(spec, command)
     if kind == "transpose":
         share = lanes.lanes(names[0])
-        elements = _row_elements(command, share)
+        elements = C.pixel_elements(command, share)
         tiles = -(-command["lines"] // spec.array.rows)
         block, element = np.ogrid[: -(-tiles // share), :elements]
         lines = command["out_line"] + block * command["out_tile"] + element
@@ -184,14 +184,7 @@ def _executed(spec: CoprocessorSpec, command: C.Command) -> Touched:
     if kind in C.ROW_KINDS:
         results = _results(command, names, command["blocks"])
         return Touched({"operands": _operands(spec, command)}, {"buffer": results})
-    taps = command["kernel_y"] * command["kernel_x"]
-    steps = command["blocks"] * taps
-    per_word = lanes.lanes(names[0])
-    if C.KINDS[command["kind"]] == "dense":
-        last = (command["last_words"] - 1) * per_word + command["last_elements"]
-        steps = taps * ((command["blocks"] - 1) * command["words"] * per_word + last)
-    elif C.KINDS[command["kind"]] == "max":
-        steps = 1
+    steps = C.weight_steps(kind, command, lanes.lanes(names[0]))
     reads = {
         "operands": _operands(spec, command),
         "weights": _range(
@@ -204,12 +197,6 @@ def _executed(spec: CoprocessorSpec, command: C.Command) -> Touched:
     finish = command["finish"]
     writes = {"buffer": _results(command, names, command["tiles"])} if finish else {}
     return Touched(reads, writes)
-
-
-def _row_elements(command: C.Command, per_word: int) -> int:
-    """Elements of a pixel that a walk without taps meets."""
-    last = (command["last_words"] - 1) * per_word + command["last_elements"]
-    return (command["blocks"] - 1) * command["words"] * per_word + last
 
 
 def _sparse(spec: CoprocessorSpec, command: C.Command) -> Touched:

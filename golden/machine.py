@@ -18,7 +18,14 @@ from opennpe.golden.errors import DeviceError, ProgramError
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 
-__all__ = ["Executed", "Machine", "Window", "exec_places", "exec_slots", "widened"]
+__all__ = [
+    "Executed",
+    "Machine",
+    "Window",
+    "exec_places",
+    "exec_slots",
+    "widened",
+]
 
 ADDRESS_WORDS = 1 << 16
 """Operand addresses wrap here, and earlier at the memory's end."""
@@ -280,7 +287,7 @@ class Machine:
             raise stop(1, f"kind {kind} in {names[0]} by {names[1]}")
         if (1 << command["fold"]) > self.spec.line_words or command["fold"] > 2:
             raise stop(1, f"fold {command['fold']}")
-        if C.KINDS[kind] not in ("dense", "depth", "max"):
+        if C.KINDS[kind] not in C.SUM_KINDS:
             what = machine_kinds.illegal(self.spec, command)
             if what:
                 raise stop(1, what)
@@ -394,14 +401,8 @@ class Machine:
 
     def _weight_lines(self, command: C.Command, n: int) -> Words:
         """The weight lines (steps, columns) of one channel tile."""
-        steps = command["blocks"] * command["kernel_y"] * command["kernel_x"]
-        if C.KINDS[command["kind"]] == "dense":
-            taps = command["kernel_y"] * command["kernel_x"]
-            per_word = lanes.lanes(self.spec.mac.formats[command["mode_a"]])
-            last = (command["last_words"] - 1) * per_word + command["last_elements"]
-            steps = taps * ((command["blocks"] - 1) * command["words"] * per_word + last)
-        elif C.KINDS[command["kind"]] == "max":
-            steps = 1
+        per_word = lanes.lanes(self.spec.mac.formats[command["mode_a"]])
+        steps = C.weight_steps(C.KINDS[command["kind"]], command, per_word)
         ring = self.state.weights
         return ring[(command["weight_line"] + n * steps + np.arange(steps)) % len(ring)]
 

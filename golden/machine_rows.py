@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden import commands as C
 from opennpe.golden import layer_norm, softmax
+from opennpe.golden.softmax_spec import MULTIPLIER_EXPONENT_BITS
 from opennpe.golden.spec import CoprocessorSpec
 
 __all__ = ["NORM_FIELDS", "SOFTMAX_FIELDS", "norm_settings", "normalised_multiplier",
            "row_results", "softmax_settings"]  # fmt: skip
 
 Ints = NDArray[Any]
-SOFTMAX_FIELDS = (("multiplier", 16), ("multiplier_exponent", 10))
+SOFTMAX_FIELDS = (("multiplier", 16), ("multiplier_exponent", MULTIPLIER_EXPONENT_BITS))
 """Fields of the settings' 96 bits of a softmax, low first; the exponent is signed."""
 NORM_FIELDS = (("epsilon", 32), ("epsilon_shift", 8), ("kind", 1), ("count", 17))
 """Those of a norm, as :class:`opennpe.golden.layer_norm.Settings` calls them."""
@@ -75,7 +76,8 @@ def row_results(spec: CoprocessorSpec, command: C.Command, codes: Ints) -> Ints:
         ]
         return np.stack(rows)
     found = _values(SOFTMAX_FIELDS, command)
-    exponent = found["multiplier_exponent"] - ((found["multiplier_exponent"] & 0x200) << 1)
+    half = 1 << (MULTIPLIER_EXPONENT_BITS - 1)
+    exponent = (found["multiplier_exponent"] ^ half) - half
     return np.asarray(
         softmax.softmax(
             spec.softmax_unit, codes, name, (found["multiplier"], exponent), keep, out,

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden import lanes
-from opennpe.golden.commands import KINDS, PARAMETER_LINES, TABLE_LINES, TARGETS
+from opennpe.golden.commands import (
+    KINDS,
+    PARAMETER_LINES,
+    TABLE_LINES,
+    TARGETS,
+    weight_steps,
+)
 from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Layout
 from opennpe.golden.spec import CoprocessorSpec
@@ -267,15 +273,7 @@ class Emitter:
             chunk: channel tiles.
             where: weight ring line and parameter tile.
         """
-        steps = values["kernel_y"] * values["kernel_x"]
-        if job.kind == "dense":
-            per_block = (values["blocks"] - 1) * values["words"] * job.lanes
-            last = (values["last_words"] - 1) * job.lanes + values["last_elements"]
-            steps *= per_block + last
-        elif job.kind == "max":
-            steps = 1
-        else:
-            steps *= values["blocks"]
+        steps = weight_steps(job.kind, values, job.lanes)
         count = chunk[1] - chunk[0]
         fold = self.layout(job.output).fold
         values = {

@@ -19,7 +19,7 @@ from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.microops import WEIGHTS
 from opennpe.rtl.operands import FOLDS, max_folds
 from opennpe.rtl.order import Larger, spread
-from opennpe.rtl.sequence import lanes_of
+from opennpe.rtl.sequence import by_lanes, lanes_of
 
 __all__ = ["EngineArray"]
 
@@ -211,12 +211,12 @@ class EngineRow(wiring.Component):
         bias_bits = (PARAMETER_LINES - SHIFT_WORDS) * WORD_BITS
         bias, shift = self.record[:bias_bits], self.record[bias_bits:]
 
-        def by_lanes(whole: Value) -> Value:
+        def in_all(whole: Value) -> Value:
             half, quarter = whole[: len(whole) // 2], whole[: len(whole) // SLOTS]
-            return Mux(lanes == 1, whole, Mux(lanes == 2, half.replicate(2), quarter.replicate(4)))
+            return by_lanes(lanes, whole, half.replicate(2), quarter.replicate(SLOTS))
 
         lane_shift = shift[: self.spec.engine.shift_bits].replicate(SHIFT_WORDS)
-        return by_lanes(self.scalar), by_lanes(bias), lane_shift
+        return in_all(self.scalar), in_all(bias), lane_shift
 
     def _elements(self, m: Module, line: Value, lanes: Signal) -> list[Value]:
         """The current element of every fold's word, in all lanes."""
@@ -227,7 +227,7 @@ class EngineRow(wiring.Component):
             half = word.word_select(self.element[0], WORD_BITS // 2)
             quarter = word.word_select(self.element, WORD_BITS // SLOTS)
             m.d.comb += element.eq(
-                Mux(lanes == 1, word, Mux(lanes == 2, half.replicate(2), quarter.replicate(SLOTS)))
+                by_lanes(lanes, word, half.replicate(2), quarter.replicate(SLOTS))
             )
             found.append(element)
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Mux, Value
+from amaranth.hdl import Array, Cat, Const, Value
 from amaranth.utils import exact_log2
 from opennpe.golden.commands import KINDS, ROW_KINDS, WIDEN
 from opennpe.golden.formats import ENGINE_FORMATS
@@ -14,7 +14,7 @@ from opennpe.rtl.microops import WIDEN_BITS, whole_records
 from opennpe.rtl.operands import max_folds
 from opennpe.rtl.results import code_lanes
 from opennpe.rtl.rowwise import settings_of
-from opennpe.rtl.sequence import lanes_of
+from opennpe.rtl.sequence import by_lanes, lanes_of
 
 __all__ = ["illegal"]
 
@@ -75,7 +75,7 @@ def _row(spec: CoprocessorSpec, given: Any, lanes: Value) -> Value:
     """Rows as long as their lines hold and their unit takes, read twice."""
     columns = exact_log2(spec.line_words)
     whole = given.blocks << columns
-    most = Mux(lanes == 1, whole, Mux(lanes == 2, whole << 1, whole << 2))
+    most = by_lanes(lanes, whole, whole << 1, whole << 2)
     units: dict[str, Any] = {"softmax": spec.softmax_unit, "norm": spec.norm_unit}
     limits = [given.inputs <= units[name].max_length for name in ROW_KINDS]
     kinds = [given.kind == KINDS.index(name) for name in ROW_KINDS]

@@ -15,7 +15,7 @@ from opennpe.rtl.axi import command_layout
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.layer_norm import LayerNorm
-from opennpe.rtl.sequence import lanes_of
+from opennpe.rtl.sequence import by_lanes, lanes_of
 from opennpe.rtl.softmax import Softmax
 
 __all__ = ["RowUnits", "settings_of"]
@@ -120,7 +120,7 @@ class RowUnits(wiring.Component):
             word = self.words.word_select(column, WORD_BITS)
             half = word.word_select(self.element[0], WORD_BITS // 2)
             quarter = word.word_select(self.element, WORD_BITS // SLOTS)
-            found.append(Mux(lanes == 1, word, Mux(lanes == 2, half, quarter))[:WORD_BITS])
+            found.append(by_lanes(lanes, word, half, quarter)[:WORD_BITS])
         return Cat(*found)
 
     def _keep(self, m: Module, c: Any, lanes: Signal, second: Signal) -> Value:
@@ -129,7 +129,7 @@ class RowUnits(wiring.Component):
         kept, left = Signal(16), Signal(16)
         line = columns << ceil_log2(SLOTS)
         step = Signal(range(line + 1))
-        m.d.comb += step.eq(Mux(lanes == 1, columns, Mux(lanes == 2, 2 * columns, 4 * columns)))
+        m.d.comb += step.eq(by_lanes(lanes, columns, 2 * columns, 4 * columns))
         taken = self.step & self.ready
         # The row after this one, with a causal mask, keeps one element more.
         more = Signal(16)
@@ -145,6 +145,6 @@ class RowUnits(wiring.Component):
             m.d.sync += [kept.eq(first), left.eq(first)]
         places = []
         for column in range(columns):
-            at = Mux(lanes == 1, column, Mux(lanes == 2, 2 * column, 4 * column)) + self.element
+            at = by_lanes(lanes, column, 2 * column, 4 * column) + self.element
             places.append(at < left)
         return Cat(*places)

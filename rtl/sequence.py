@@ -14,7 +14,7 @@ from opennpe.rtl.axi import command_layout
 from opennpe.rtl.lanes import Pair, pair_of
 from opennpe.rtl.microops import INDEX_BITS
 
-__all__ = ["Group", "Sequence", "lanes_of", "row_kind"]
+__all__ = ["Group", "Sequence", "by_lanes", "lanes_of", "row_kind"]
 
 WORD_BITS = 16
 """Bits of an operand address, in words."""
@@ -38,6 +38,11 @@ def lanes_of(mode_a: Value, mode_b: Value) -> Value:
     """Lanes of a pair of formats (3 bits)."""
     pair = Pair(pair_of(mode_a, mode_b))
     return Mux(pair.whole, 1, Mux(pair.half, 2, 4))
+
+
+def by_lanes(lanes: Value, one: Any, two: Any, four: Any) -> Value:
+    """What holds for 1, 2 or 4 lanes."""
+    return Mux(lanes == 1, one, Mux(lanes == 2, two, four))
 
 
 class Sequence(wiring.Component):

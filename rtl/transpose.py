@@ -11,7 +11,7 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.axi import command_layout
 from opennpe.rtl.lanes import WORD_BITS
 from opennpe.rtl.results import PARTS
-from opennpe.rtl.sequence import lanes_of
+from opennpe.rtl.sequence import by_lanes, lanes_of
 
 __all__ = ["Transpose"]
 
@@ -59,9 +59,7 @@ class Transpose(wiring.Component):
             self.write_enable.eq(self.step),
             self.write_line.eq(line),
             self.write_data.eq(self._data(m, first, lanes)),
-            self.write_parts.eq(
-                Mux(lanes == 1, 0b1111, Mux(lanes == 2, Mux(part[0], 0b1100, 0b0011), 1 << part))
-            ),
+            self.write_parts.eq(by_lanes(lanes, 0b1111, Mux(part[0], 0b1100, 0b0011), 1 << part)),
         ]
         after = Mux(whole, base + c.out_tile, base)
         with m.If(self.step):

@@ -36,8 +36,7 @@ from opennpe.sim.exec_cycles import (
     E_FOLDS,
     E_LINE_CYCLES,
     describe,
-    profile_all,
-    tile_counts,
+    profiles_of,
 )
 from opennpe.sim.stream_counts import Outside, record_counts
 
@@ -211,19 +210,12 @@ def _execs(
 ) -> tuple[NDArray[np.int64], ...]:
     """Fills in what is known of execs; their schedule, steps and blocked cycles."""
     described = describe(spec, found)
-    counts = tile_counts(described)
-    first = np.concatenate([[0], np.cumsum(counts)])
-    schedule = np.zeros((int(first[-1]) + 1, 2), dtype=np.int64)
-    profiles = np.zeros((len(counts), 4), dtype=np.int64)
-    blocks = np.zeros(len(counts) + 1, dtype=np.int64)
-    for index, own in records.items():
-        blocks[index + 1] = len(own)
-    all_records = np.concatenate([np.zeros(0, dtype=np.int64), *records.values()])
-    profile_all(described, first, schedule, np.cumsum(blocks), all_records, profiles)
+    first, schedule, profiles = profiles_of(described, records)
     at = found["at"]
     taken, written, busy, blocked = profiles.T
     table[C_FOLDS : C_SPACING + 1, at] = (
-        described[:, E_FOLDS], taken, written, described[:, E_FINISH], first[:-1], counts,
+        described[:, E_FOLDS], taken, written, described[:, E_FINISH], first[:-1],
+        np.diff(first),
         described[:, E_LINE_CYCLES],
     )  # fmt: skip
     spread = np.zeros((2, table.shape[1]), dtype=np.int64)

@@ -26,9 +26,9 @@ __all__ = [
     "LEAD",
     "Exec",
     "Profile",
+    "Profiles",
     "describe",
-    "profile_all",
-    "tile_counts",
+    "profiles_of",
 ]
 
 Ints = NDArray[np.int64]
@@ -122,7 +122,7 @@ def describe(spec: CoprocessorSpec, found: Mapping[str, Ints]) -> Ints:
     return np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.int64)
 
 
-def tile_counts(described: Ints) -> Ints:
+def _tile_counts(described: Ints) -> Ints:
     """Results of each exec that leave as tiles, and so entries of a schedule."""
     e = Exec(*described.T)
     whole = -(-e.lines // e.rows) * np.where(e.by_rows == 1, e.blocks, e.tiles) * e.finish
@@ -329,8 +329,35 @@ def _stepped(e: Exec, schedule: Ints, counts: Ints, steps: int, sums: int) -> Pr
         cycle += 1
 
 
+class Profiles(NamedTuple):
+    """Profiles of many execs.
+
+    Attributes:
+        first: (execs + 1,), where each one's entries of the schedule begin.
+        schedule: (tiles, 2): the cycle before a tile's first written one, its cycles.
+        found: (execs, fields of Profile).
+    """
+
+    first: Ints
+    schedule: Ints
+    found: Ints
+
+
+def profiles_of(described: Ints, records: Mapping[int, Ints]) -> Profiles:
+    """Profiles of execs that :func:`describe` gave; ``records``: row blocks' records by exec."""
+    first = np.concatenate([[0], np.cumsum(_tile_counts(described))])
+    schedule = np.zeros((int(first[-1]) + 1, 2), dtype=np.int64)
+    found = np.zeros((len(described), 4), dtype=np.int64)
+    blocks = np.zeros(len(described) + 1, dtype=np.int64)
+    for index, own in records.items():
+        blocks[index + 1] = len(own)
+    counts = np.concatenate([np.zeros(0, dtype=np.int64), *(records[i] for i in sorted(records))])
+    _profile_all(described, first, schedule, np.cumsum(blocks), counts, found)
+    return Profiles(first, schedule, found)
+
+
 @kernel()
-def profile_all(
+def _profile_all(
     described: Ints, first: Ints, schedule: Ints, counts_first: Ints, counts: Ints, profiles: Ints
 ) -> None:
     """Profiles of many execs.

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import on_gates
 import pytest
 from opennpe.golden import reference
 from opennpe.golden.commands import KINDS, Command, encode
@@ -21,7 +22,6 @@ from opennpe.golden.program import Window
 from opennpe.golden.registers import MemorySettings
 from opennpe.host.compile import compile
 from opennpe.rtl.cosim import Cosim, Start
-from opennpe.sim.coprocessor import cycles
 
 sys.path.append(str(Path(__file__).parents[1] / "host"))
 from attention_cases import attention_network
@@ -52,14 +52,10 @@ def compared(spec, gates, seed):
     except (CompileError, FormatError, AccumulatorError):
         return Counter(refused=1)
     speed = MemorySettings(*(int(v) for v in np.random.default_rng(seed).integers(1, 20, 4)))
-    gates.memory[:] = 0
-    gates.memory[: program.size] = program.memory(inputs)
-    start = Start(program.address, program.lines, **vars(program.window))
-    done = gates.run(start, settings=speed)
-    for tensor, codes in program.results(gates.memory).items():
+    results, _ = on_gates.run(spec, gates, program, inputs, speed, f"seed {seed}")
+    for tensor, codes in results.items():
         wrong = np.argwhere(codes != expected[tensor])
         assert not wrong.size, f"seed {seed}: {tensor} at {wrong[0].tolist()}"
-    assert cycles(spec, program, speed).counters == done.counters, f"seed {seed}"
     found = Counter(KINDS[c["kind"]] for _, c in program.commands if c.op == "exec")
     return found + Counter(run=1)
 

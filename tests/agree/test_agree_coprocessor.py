@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import on_gates
 import pytest
 from command_lists import case, windows
 from opennpe.golden import catalog, reference
@@ -110,14 +111,10 @@ def run_network(name, seed):
         return 0
     assert program.size <= MEMORY
     speed = settings(np.random.default_rng(seed))
-    gates.memory[:] = 0
-    gates.memory[: program.size] = program.memory(inputs)
-    start = Start(program.address, program.lines, **vars(program.window))
-    done = gates.run(start, settings=speed)
-    for tensor, codes in program.results(gates.memory).items():
+    results, _ = on_gates.run(spec, gates, program, inputs, speed, f"seed {seed} on {name}")
+    for tensor, codes in results.items():
         wrong = np.argwhere(codes != expected[tensor])
         assert not wrong.size, f"seed {seed} on {name}: {tensor} at {wrong[0].tolist()}"
-    assert cycles(spec, program, speed).counters == done.counters, f"seed {seed} on {name}"
     return len(network.layers)
 
 
@@ -144,8 +141,7 @@ def test_a_wrong_latency_is_seen():
     fast = MemorySettings(5, 1, 5, 1)
     counted = cycles(spec, program, fast).counters
     gates = cosim(name)
-    gates.memory[: program.size] = program.memory(inputs)
-    start = Start(program.address, program.lines, **vars(program.window))
+    start = on_gates.load(gates, program, inputs)
     done = gates.run(start, settings=replace(fast, read_latency=6))
     assert done.counters != counted
     assert done.counters.beats_read == counted.beats_read

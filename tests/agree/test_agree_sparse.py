@@ -11,10 +11,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import on_gates
 import pytest
 from opennpe.golden import formats, microops, reference
 from opennpe.golden import layers as L
-from opennpe.golden.commands import KINDS, Command
+from opennpe.golden.commands import KINDS, Command, encode
 from opennpe.golden.errors import CompileError, DeviceError
 from opennpe.golden.machine import Machine
 from opennpe.golden.network import Network, Tensor
@@ -22,7 +23,6 @@ from opennpe.golden.registers import MemorySettings
 from opennpe.host.compile import compile
 from opennpe.rtl.cosim import Cosim, Start
 from opennpe.sim import executor
-from opennpe.sim.coprocessor import cycles
 
 sys.path.append(str(Path(__file__).parents[1] / "host"))
 from host_cases import SPECS
@@ -90,13 +90,9 @@ def compared(spec, gates, seed):
     assert np.array_equal(program.results(memory)["y"], expected), f"seed {seed}: machine"
     rng = np.random.default_rng(seed)
     speed = MemorySettings(*(int(v) for v in rng.integers(1, 20, 4)))
-    gates.memory[:] = 0
-    gates.memory[: program.size] = program.memory(inputs)
-    start = Start(program.address, program.lines, **vars(program.window))
-    done = gates.run(start, settings=speed)
-    wrong = np.argwhere(program.results(gates.memory)["y"] != expected)
+    results, _ = on_gates.run(spec, gates, program, inputs, speed, f"seed {seed}")
+    wrong = np.argwhere(results["y"] != expected)
     assert not wrong.size, f"seed {seed}: gates differ at {wrong[0].tolist()}"
-    assert cycles(spec, program, speed).counters == done.counters, f"seed {seed}: cycles"
     found["shapes"] = 1
     return found
 
@@ -126,8 +122,6 @@ def damaged(program, what):
         fields["stream_lines"] -= 1
     elif what == "no record fits":
         fields.update(delta=2, block_rows=2, mode_a=3, mode_b=3, out=3)
-    from opennpe.golden.commands import encode
-
     data = np.frombuffer(encode(Command("exec", fields)), dtype=np.uint8)
     image[first + at : first + at + len(data)] = data
     memory = np.zeros(MEMORY, dtype=np.uint8)
@@ -160,8 +154,7 @@ def test_malformed_streams_stop_the_gates(what):
     start = Start(program.address, program.lines, **vars(program.window))
     with pytest.raises(DeviceError, match=cause):
         gates.run(start, cycle_limit=200_000)
-    gates.memory[: program.size] = program.memory(inputs)
-    gates.run(start)
+    gates.run(on_gates.load(gates, program, inputs))
     expected = reference.evaluate(spec, network, inputs)["y"]
     assert np.array_equal(program.results(gates.memory)["y"], expected)
 

@@ -21,11 +21,12 @@ from opennpe.golden.commands import KINDS
 from opennpe.golden.network import Network
 from opennpe.golden.registers import MemorySettings
 from opennpe.host.compile import compile
-from opennpe.rtl.cosim import Cosim, Start
+from opennpe.rtl.cosim import Cosim
 from opennpe.sim.coprocessor import cycles
 from test_minilm import SHIPPED, block, network, shorter
 
-sys.path.append(str(Path(__file__).parents[1] / "host"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("host", "agree")]
+import on_gates
 from host_cases import SPECS
 
 pytestmark = [
@@ -60,19 +61,14 @@ def test_one_layer_on_gates_is_the_simulators(policy):
     inputs = {hidden: kept[hidden][:, :tokens]}
     program = compile(piece, spec, "all")
     gates = Cosim(spec, MEMORY)
-    gates.memory[:] = 0
-    gates.memory[: program.size] = program.memory(inputs)
-    start = Start(program.address, program.lines, **vars(program.window))
-    done = gates.run(start, settings=SPEED)
-    results = program.results(gates.memory)
+    results, counters = on_gates.run(spec, gates, program, inputs, SPEED, policy)
     expected, _ = sim.run(spec, piece, inputs, keep=tuple(results))
     for name, codes in results.items():
         assert np.array_equal(codes, expected[name]), f"{policy}: tensor '{name}'"
-    assert cycles(spec, program, SPEED).counters == done.counters
     kinds = Counter(KINDS[c["kind"]] for _, c in program.commands if c.op == "exec")
     assert kinds["softmax"] >= 12 and kinds["transpose"] and kinds["norm"], kinds
     assert len(results) >= 12
-    print(f"{policy}: {len(results)} tensors, {done.counters.cycles} cycles, {dict(kinds)}")
+    print(f"{policy}: {len(results)} tensors, {counters.cycles} cycles, {dict(kinds)}")
 
 
 def main() -> None:
