@@ -206,16 +206,7 @@ def _gelu(state: _State, layer: Any) -> bool:
         gain = float(plus.scale.ravel()[0])
         if gain != float(plus.offset.ravel()[0]) or not math.isfinite(gain):
             continue
-        mid = state.builder.fresh(layer.output)
-        state.builder.shapes[mid] = state.shape(layer.output)
-        gelu = L.Activate(name=layer.name, inputs=(x,), output=mid, kind="gelu")
-        rest = Affine(
-            name=state.builder.layer_name(layer.name),
-            inputs=(mid,),
-            output=layer.output,
-            scale=np.asarray(2.0 * half * gain),
-            offset=np.asarray(0.0),
-        )
+        gelu, rest = fold_attention.activation_times(state, layer, x, "gelu", 2.0 * half * gain)
         state.swap([*extra, inner, erf, plus, layer], [gelu, rest])
         return True
     return False

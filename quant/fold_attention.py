@@ -14,6 +14,7 @@ from opennpe.golden import layers as L
 from opennpe.quant.graph import Affine, Array
 
 __all__ = [
+    "activation_times",
     "affine_into_norm",
     "affine_into_softmax",
     "affine_past_matmul",
@@ -245,6 +246,22 @@ def plain_means(layers: list[Any], shapes: Any) -> list[Any]:
     return found
 
 
+def activation_times(
+    state: State, layer: Any, x: str, kind: str, factor: float
+) -> tuple[L.Activate, Affine]:
+    """``factor * kind(x)`` in the place of a layer."""
+    mid = state.builder.fresh(layer.output)
+    state.builder.shapes[mid] = state.shape(layer.output)
+    rest = Affine(
+        name=state.builder.layer_name(layer.name),
+        inputs=(mid,),
+        output=layer.output,
+        scale=np.asarray(factor),
+        offset=np.asarray(0.0),
+    )
+    return L.Activate(name=layer.name, inputs=(x,), output=mid, kind=kind), rest
+
+
 # -- gelu by tanh ------------------------------------------------------------------------------
 def gelu_tanh(state: State, layer: Any) -> bool:
     """``g * x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`` with the half anywhere."""
@@ -264,16 +281,7 @@ def gelu_tanh(state: State, layer: Any) -> bool:
             x, half = scaled.inputs[0], _scale_only(scaled)  # type: ignore[assignment]
         if not _is_cubic(state, tanh.inputs[0], x):
             continue
-        mid = state.builder.fresh(layer.output)
-        state.builder.shapes[mid] = state.shape(layer.output)
-        gelu = L.Activate(name=layer.name, inputs=(x,), output=mid, kind="gelu_tanh")
-        rest = Affine(
-            name=state.builder.layer_name(layer.name),
-            inputs=(mid,),
-            output=layer.output,
-            scale=np.asarray(2.0 * half * gain),
-            offset=np.asarray(0.0),
-        )
+        gelu, rest = activation_times(state, layer, x, "gelu_tanh", 2.0 * half * gain)
         state.swap([plus, tanh, layer], [gelu, rest])
         state.drop_dead()
         return True

@@ -15,7 +15,7 @@ from opennpe.sim.microkernel import micro
 from opennpe.sim.operands import grid_units, largest, operands
 from opennpe.sim.right import Right
 
-__all__ = ["matmul"]
+__all__ = ["matmul", "product_job"]
 
 SPECS = {"zero": catalog.EDGE_4X4, "minpos": catalog.STRICT_4X4}
 """A spec for each underflow rule: nothing else of it matters here."""
@@ -65,23 +65,40 @@ def matmul(
             f"matmul takes codes (M, K) and (K, N), got shapes {left.shape} and {right.shape}"
         )
     columns = right.shape[1]
-    grid = mac.grid_exponent(fa.name, fb.name)
-    reals = np.zeros(columns) if bias is None else np.asarray(bias, dtype=np.float64)
-    biases = grid_units(reals, np.full(columns, grid))
-    _check_terms(fa.name, fb.name, left.shape[1], biases)
-    job = affine.Job(
-        spec=SPECS[underflow],
-        out=out,
-        biases=biases,
-        exponents=np.full(columns, grid + shift),
-        clip=None,
-        threads=cpu.threads(threads),
-        force=force,
+    job = product_job(
+        (fa.name, fb.name), columns, bias, shift, out, underflow, threads=threads, force=force
     )
+    _check_terms(fa.name, fb.name, left.shape[1], job.biases)
     result = np.empty((len(left), columns), dtype=formats.get(out.format).dtype)
     if result.size:
         affine.multiply(*sides(fa.name, fb.name, left, right), 0, job, result)
     return result
+
+
+def product_job(
+    pair: tuple[str, str],
+    channels: int,
+    bias: ArrayLike | None,
+    shift: int,
+    out: Tensor,
+    underflow: formats.Underflow,
+    *,
+    clip: tuple[float, float] | None = None,
+    threads: int | None = None,
+    force: str = "",
+) -> affine.Job:
+    """What rounds a product of a pair of formats: one shift, a real bias a channel or none."""
+    grid = mac.grid_exponent(*pair)
+    reals = np.zeros(channels) if bias is None else np.asarray(bias, dtype=np.float64)
+    return affine.Job(
+        spec=SPECS[underflow],
+        out=out,
+        biases=grid_units(reals, np.full(channels, grid)),
+        exponents=np.full(channels, grid + shift),
+        clip=clip,
+        threads=cpu.threads(threads),
+        force=force,
+    )
 
 
 def _check_terms(a: str, b: str, terms: int, biases: NDArray[Any]) -> None:

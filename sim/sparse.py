@@ -26,9 +26,9 @@ from opennpe.golden.sparse_product import check_terms
 from opennpe.sim import affine, cpu, gemm, lookup
 from opennpe.sim.geometry import matrix
 from opennpe.sim.jit import DISABLED, kernel
-from opennpe.sim.matmul import SPECS
+from opennpe.sim.matmul import product_job
 from opennpe.sim.microkernel import micro
-from opennpe.sim.operands import INT32, Operands, grid_units, has_nan, largest, operands
+from opennpe.sim.operands import INT32, Operands, has_nan, largest, operands
 from opennpe.sim.right import Right
 from opennpe.sim.sparse_finish import finish_floats, finish_steps
 from opennpe.sim.sparse_ir import FLUSH_PAIRS, Shape, shape, tile
@@ -366,19 +366,11 @@ def prepare(
     fx = mac.operand_format(packed.format if x_format is None else x_format)
     out = Tensor("product", (), (fx if out_format is None else mac.operand_format(out_format)).name)
     rows = packed.shape[0]
-    grid = mac.grid_exponent(fx.name, packed.format)
-    reals = np.zeros(rows) if bias is None else np.asarray(bias, dtype=np.float64)
-    biases = grid_units(reals, np.full(rows, grid))
-    check_terms(packed, fx.name, largest(biases))
-    job = affine.Job(
-        spec=SPECS[underflow],
-        out=out,
-        biases=biases,
-        exponents=np.full(rows, grid + shift),
-        clip=clip,
-        threads=cpu.threads(threads),
-        force=force,
-    )
+    job = product_job(
+        (fx.name, packed.format), rows, bias, shift, out, underflow,
+        clip=clip, threads=threads, force=force,
+    )  # fmt: skip
+    check_terms(packed, fx.name, largest(job.biases))
     return Product(packed, fx.name, job)
 
 
