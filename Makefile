@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 (Debian: apt-get install python3.11 python3.11-venv)" >&2; exit 2; }
 	@for tool in gcc g++ make perl; do command -v $$tool >/dev/null || { echo "$$tool is missing: install it (Debian: apt-get install gcc g++ make perl)" >&2; exit 2; }; done
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[rtl,test,lint]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[rtl,fpga,test,lint]'
 	@touch $@
 
 $(TORCH): $(STAMP)

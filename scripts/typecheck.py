@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("golden", "rtl", "sim", "quant", "host", "cli")
-STRICT = ("golden", "sim", "quant", "host", "cli")
+ROOMS = ("golden", "tech", "rtl", "fpga", "sim", "quant", "host", "cli")
+STRICT = ("golden", "tech", "sim", "quant", "host", "fpga", "cli")
 
 
 def main() -> int:

@@ -16,12 +16,13 @@ pytestmark = pytest.mark.fast
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "golden": set(),
+    "tech": {"golden"},
     "rtl": {"golden"},
-    "sim": {"golden"},
+    "sim": {"golden", "tech"},
     "quant": {"golden"},
-    "fpga": {"golden", "rtl"},
+    "fpga": {"golden", "rtl", "tech"},
     "host": {"golden", "rtl", "sim"},
-    "cli": {"golden", "rtl", "sim", "quant", "fpga", "host"},
+    "cli": {"golden", "tech", "rtl", "sim", "quant", "fpga", "host"},
 }
 """Dependencies run one way; tests, scripts and notebooks may use every room."""
 ROOMS = set(MAY_IMPORT)

@@ -1,0 +1,1 @@
+"""Synthesis: area, timing and power from our own gates, boards and bitstreams."""

@@ -1,0 +1,1 @@
+"""Facts of silicon: cells, memories, scaling, published designs, and what we measured on them."""
