@@ -15,6 +15,7 @@ __all__ = [
     "ProgramError",
     "SparseError",
     "SpecError",
+    "TechError",
     "ToolError",
 ]
 
@@ -69,3 +70,7 @@ class DeviceError(OpenNPEError):
 
 class SparseError(OpenNPEError):
     """Packed sparse weights break an invariant, or weights do not fit a packing."""
+
+
+class TechError(OpenNPEError):
+    """A cell library or a table of silicon facts cannot be read, or lacks what a flow needs."""

@@ -38,8 +38,14 @@ class Surface:
 class Arc:
     """From one input pin to one output pin.
 
+    Conditions of a library (``when``) are gone: delays and slews are the worst of them, energies
+    their mean.
+
     Attributes:
         input, output: names of pins.
+        kind: "logic"; of what keeps a state, by what changes it: "clock" (a flop's edge, a latch's
+            enable), "data" (through an open latch), "set" or "clear". Timing follows "logic" and
+            starts paths at "clock".
         sense: how the output follows the input. "either" for exclusive-or and the like.
         delay, slew, energy: surfaces by the output's edge, ps, ps and fJ a transition; energy is
             the cell's own, without the load's.
@@ -51,6 +57,7 @@ class Arc:
     delay: dict[Edge, Surface]
     slew: dict[Edge, Surface]
     energy: dict[Edge, Surface]
+    kind: Literal["logic", "clock", "data", "set", "clear"] = "logic"
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Pin:
         function: of an output, in Liberty's syntax over input pins (or the flop's state).
         max_load_ff: of an output, None where the library says nothing.
         energy_fj: what an edge of this input costs without the output moving, mean of both edges
-            (a clock pin's, above all).
+            (a clock pin's, above all), at the library's typical slew.
     """
 
     name: str
@@ -81,8 +88,10 @@ class Sequential:
     Attributes:
         kind: "flop", "latch", or "gate" for an integrated clock gate.
         clock: the clock or enable expression; next_state, clear, preset: expressions, "" if none.
+            A clock gate's latch takes next_state while its clock is low ("CLK" rises with the
+            enable held), and its output is a function of the clock pin and the state.
         state, state_inverted: names of the state variables in output functions.
-        setup_ps, hold_ps: worst of the tables, of the data pins.
+        setup_ps, hold_ps: of the data pins, worst edge, where both slews are the library's typical.
     """
 
     kind: Literal["flop", "latch", "gate"]
@@ -115,6 +124,7 @@ class CellLibrary:
 
     Attributes:
         name: short, as a user names it ("ihp130", "asap7", or a file's stem).
+        typical_slew_ps: of the smallest inverter that drives four of its kind.
         node_nm, voltage_v, temperature_c: of the corner.
         source, licence, sha256: where its facts come from; of the files they were read from.
     """
@@ -124,6 +134,7 @@ class CellLibrary:
     voltage_v: float
     temperature_c: float
     cells: dict[str, Cell]
+    typical_slew_ps: float = 0.0
     source: str = ""
     licence: str = ""
     sha256: str = ""
