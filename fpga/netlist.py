@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-
 from opennpe.tech.cells import CellLibrary
 
 __all__ = ["CONSTANTS", "Netlist", "Port"]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from opennpe.fpga.netlist import Netlist
 
 __all__ = ["FALL", "RISE", "Path", "Step", "Timing"]

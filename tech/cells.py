@@ -33,6 +33,24 @@ class Surface:
     loads: Floats
     values: Floats
 
+    def at(self, slew_ps: float, load_ff: float) -> float:
+        """The value between the four points around, or beyond the outermost."""
+        i, u = _place(self.slews, slew_ps)
+        j, v = _place(self.loads, load_ff)
+        rows, columns = (min(k + 1, n - 1) for k, n in zip((i, j), self.values.shape, strict=True))
+        table = self.values
+        low = table[i, j] + v * (table[i, columns] - table[i, j])
+        high = table[rows, j] + v * (table[rows, columns] - table[rows, j])
+        return float(low + u * (high - low))
+
+
+def _place(points: Floats, value: float) -> tuple[int, float]:
+    """The interval a value belongs to, and how far along it lies."""
+    if len(points) == 1:
+        return 0, 0.0
+    at = min(max(int(np.searchsorted(points, value, side="right")) - 1, 0), len(points) - 2)
+    return at, float((value - points[at]) / (points[at + 1] - points[at]))
+
 
 @dataclass(frozen=True, eq=False)
 class Arc:
@@ -127,6 +145,8 @@ class CellLibrary:
         typical_slew_ps: of the smallest inverter that drives four of its kind.
         node_nm, voltage_v, temperature_c: of the corner.
         source, licence, sha256: where its facts come from; of the files they were read from.
+        files: the Liberty files it was read from, for tools that read them themselves; none if it
+            came from a table of ours.
     """
 
     name: str
@@ -138,4 +158,5 @@ class CellLibrary:
     source: str = ""
     licence: str = ""
     sha256: str = ""
+    files: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
