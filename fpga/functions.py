@@ -94,9 +94,8 @@ class _Parser:
         elif token and (token[0].isalpha() or token[0] == "_"):
             result = ("name", token)
         else:
-            raise TechError(
-                f"function '{self.text}' lacks an operand before '{token or 'its end'}'"
-            )
+            place = token or "its end"
+            raise TechError(f"function '{self.text}' lacks an operand before '{place}'")
         while self.peek() == "'":
             self.at += 1
             result = ("not", result)

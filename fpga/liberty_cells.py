@@ -211,28 +211,23 @@ def _state(
         for check in ("setup", "hold")
     }
     both = (times["setup"], times["hold"])
-    for flop in group.named("ff"):
-        values, named = flop.values, (*flop.args, "IQ", "IQN")
-        return Sequential(
-            "flop",
-            values.get("clocked_on", ""),
-            values.get("next_state", ""),
-            values.get("clear", ""),
-            values.get("preset", ""),
-            *(named[:2] if len(flop.args) >= 2 else (named[0], "IQN")),
-            *both,
-        )
-    for latch in group.named("latch"):
-        values, named = latch.values, (*latch.args, "IQ", "IQN")
-        return Sequential(
-            "latch",
-            values.get("enable", ""),
-            values.get("data_in", ""),
-            values.get("clear", ""),
-            values.get("preset", ""),
-            *(named[:2] if len(latch.args) >= 2 else (named[0], "IQN")),
-            *both,
-        )
+    words = {"flop": ("clocked_on", "next_state"), "latch": ("enable", "data_in")}
+    for kind, name in (("flop", "ff"), ("latch", "latch")):
+        for found in group.named(name):
+            clock, data, clear, preset = (
+                found.values.get(word, "") for word in (*words[kind], "clear", "preset")
+            )
+            state, inverted = (*found.args, "IQ", "IQN")[:2]
+            return Sequential(
+                "flop" if kind == "flop" else "latch",
+                clock,
+                data,
+                clear,
+                preset,
+                state,
+                inverted,
+                *both,
+            )
     return _clock_gate(group, groups, pins, both)
 
 

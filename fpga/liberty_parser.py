@@ -131,7 +131,8 @@ def _refusal(text: str, at: int, where: str, stack: list[Group]) -> TechError:
     shown = text[begin : begin + 32].split("\n")[0].strip()
     if len(stack) == 1:
         return TechError(
-            f"{where} is not a Liberty file: line {line} says '{shown}', expected 'library (name) {{'"
+            f"{where} is not a Liberty file: line {line} says '{shown}', expected "
+            "'library (name) {'"
         )
     group = stack[-1]
     return TechError(

@@ -121,9 +121,8 @@ def cycles() -> Iterator[str]:
 
 def area() -> Iterator[str]:
     """Lines of the table of cells, by ``synth_ecp5``."""
-    from opennpe.rtl import verilog
+    from opennpe.rtl import verilog, yosys
     from opennpe.rtl.softmax import Softmax
-    from pyosys import libyosys
 
     yield "| lanes | mode | LUT4 | carry (CCU2C) | flip-flops | 18x18 multipliers |"
     yield "|---|---|---|---|---|---|"
@@ -133,14 +132,11 @@ def area() -> Iterator[str]:
             with tempfile.TemporaryDirectory() as folder:
                 source, found = Path(folder, "unit.v"), Path(folder, "stat.json")
                 source.write_text(verilog.convert(Softmax(spec), "opennpe_softmax"))
-                design = libyosys.Design()
-                for command in (
+                yosys.run(
                     f"read_verilog {source}",
                     "synth_ecp5 -top opennpe_softmax",
                     f"tee -o {found} stat -json",
-                ):
-                    with verilog._silence():
-                        libyosys.run_pass(command, design)
+                )
                 text = found.read_text()
             cells = json.loads(text[text.index("{") :])["design"]["num_cells_by_type"]
             kinds = ("LUT4", "CCU2C", "TRELLIS_FF", "MULT18X18D")
