@@ -166,6 +166,7 @@ def sequence_counts(
 
     Returns:
         ``fetches``: cycles in which the rows read. ``steps``: of whatever takes the operands.
+        ``turns``: sums begun or gone on with, whether or not results leave.
         ``sums``: tiles of results, or rows and blocks of the row units. ``lines``: written.
         ``pixel_tiles``: turns of the walk over pixels.
     """
@@ -186,6 +187,7 @@ def sequence_counts(
     return {
         "fetches": turns * groups * e.folds,
         "steps": turns * steps,
+        "turns": pixel_tiles * e.tiles,
         "sums": sums * e.finish,
         "lines": written,
         "pixel_tiles": pixel_tiles,
