@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import formats, lanes, mac
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError
-from opennpe.golden.network import Network, Tensor
-from opennpe.golden.reference import patches
+from opennpe.golden.network import Network
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim import executor
-from opennpe.sim.operands import grid_units
+from opennpe.sim.layer_words import Product, layer_product
 from opennpe.sim.word_activity import Sums, count
 from opennpe.tech.coefficients import CLASSES, mode_of
 
@@ -31,7 +29,7 @@ __all__ = ["BUDGET", "LayerActivity", "activity", "layer_activity"]
 Codes = NDArray[Any]
 Floats = NDArray[np.float64]
 
-BUDGET = 1 << 16
+BUDGET = 1 << 14
 """Words of a layer that are looked at; a layer of at most so many is counted whole."""
 MAX_SAMPLES = 4
 """Samples of a batch that are looked at, evenly spread."""
@@ -124,65 +122,29 @@ def layer_activity(
     budget: int = BUDGET,
 ) -> LayerActivity:
     """Events of one layer, given its operands' codes (channels first)."""
-    ins, _ = network.layer_tensors(layer)
-    match layer:
-        case L.Conv() if layer.groups == 1:
-            found: _Product | None = _conv(spec, layer, ins[0], values[0])
-        case L.Conv() if layer.weights.shape[1] == 1 and layer.weights.shape[0] == layer.groups:
-            found = _depthwise(layer, ins[0], values[0])
-        case L.Linear():
-            found = _linear(layer, ins[0], values[0])
-        case L.MatMul():
-            found = _matmul(ins, values)
-        case L.Pool() if layer.kind == "average":
-            found = _average(layer, ins[0], values[0])
-        case L.Add():
-            found = _add(layer, ins, values)
-        case _:
-            found = None
+    found = layer_product(spec, network, layer, values)
     if found is None:
         return LayerActivity(layer.name, "", np.zeros(len(CLASSES)), 0, 0)
     return _counted(layer.name, found, budget)
 
 
-@dataclass(frozen=True, eq=False)
-class _Product:
-    """A layer as sums of words.
-
-    Attributes:
-        a, b: formats of the operands in the engine's mode.
-        pixels, tiles, steps: sums are pixels by tiles, each of so many words.
-        rows: function of pixels (S,) and tiles (S,) to words (S, steps) of the first operand.
-        weights: the same of the second.
-        bias: uint64 (tiles, 4, 2).
-    """
-
-    a: str
-    b: str
-    pixels: int
-    tiles: int
-    steps: int
-    rows: Any
-    weights: Any
-    bias: NDArray[np.uint64]
-
-
-def _counted(name: str, product: _Product, budget: int) -> LayerActivity:
+def _counted(name: str, product: Product, budget: int) -> LayerActivity:
     sums = product.pixels * product.tiles
     words = sums * product.steps
     if words <= budget:
         # One engine after the other: pixels inside a tile.
-        index = np.arange(sums)
+        index, length = np.arange(sums), sums
     else:
-        take = max(budget // product.steps, 2)
+        take = max(budget // (2 * product.steps), 1)
         # Pairs of sums that follow each other, so that beginnings count as they are.
-        base = np.floor((np.arange(take // 2) * RATIO % 1.0) * (sums - 1)).astype(np.int64)
-        index = (base[:, None] + np.arange(2)).reshape(-1)
+        base = np.floor((np.arange(take) * RATIO % 1.0) * (sums - 1)).astype(np.int64)
+        index, length = (base[:, None] + np.arange(2)).reshape(-1), 2
     tile, pixel = index // product.pixels, index % product.pixels
-    runs = np.arange(0, len(index) + 1, 2 if words > budget else len(index))
+    runs = np.arange(0, len(index) + 1, length)
+    left, right = product.sums(pixel, tile)
     held = Sums(
-        np.ascontiguousarray(product.rows(pixel, tile), dtype=np.uint16).reshape(-1),
-        np.ascontiguousarray(product.weights(pixel, tile), dtype=np.uint16).reshape(-1),
+        np.ascontiguousarray(left, dtype=np.uint16).reshape(-1),
+        np.ascontiguousarray(right, dtype=np.uint16).reshape(-1),
         np.arange(len(index) + 1, dtype=np.int64) * product.steps,
         runs.astype(np.int64),
         product.bias[tile],
@@ -197,166 +159,3 @@ def _counted(name: str, product: _Product, budget: int) -> LayerActivity:
     if len(work) > 1 and work.mean() > 0:
         error = float(work.std(ddof=1) / math.sqrt(len(work)) / work.mean())
     return LayerActivity(name, mode_of(product.a, product.b), total, words, looked_at, error)
-
-
-def _widened(codes: Codes, source: str, target: str) -> Codes:
-    if source == target:
-        return codes.astype(np.uint16)
-    return formats.widen_table(source, target)[codes].astype(np.uint16)
-
-
-def _spread(codes: Codes, a: str) -> Codes:
-    """Codes in all lanes of a word."""
-    bits = int(formats.get(a).bits)
-    every = sum(1 << at for at in range(0, lanes.WORD_BITS, bits))
-    return (codes.astype(np.uint32) * every).astype(np.uint16)
-
-
-def _tiled(codes: Codes, b: str) -> Codes:
-    """Codes (channels, K) to words (tiles, K), channels in lanes, zeros behind the last."""
-    share = lanes.lanes(b)
-    tiles = -(-len(codes) // share)
-    held = np.zeros((tiles * share, codes.shape[1]), dtype=formats.get(b).dtype)
-    held[: len(codes)] = codes
-    return lanes.pack(b, held.reshape(tiles, share, -1).transpose(0, 2, 1))
-
-
-def _biases(a: str, b: str, bias: Floats, scales: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Real biases (channels,) on the grid, uint64 (tiles, 4, 2)."""
-    share, width = lanes.lanes(a), mac.GROUP_BITS // lanes.lanes(a)
-    units = grid_units(np.asarray(bias, dtype=np.float64), mac.grid_exponent(a, b) + scales)
-    tiles = -(-len(units) // share)
-    found = np.zeros((tiles, 4, 2), dtype=np.uint64)
-    mask, half = (1 << width) - 1, (1 << 64) - 1
-    for channel, value in enumerate(units.tolist()):
-        held = int(value) & mask
-        found[channel // share, channel % share] = held & half, held >> 64
-    return found
-
-
-def _conv(spec: CoprocessorSpec, layer: L.Conv, x: Tensor, codes: Codes) -> _Product:
-    a, b = mac.compute_formats(x.format, layer.weight_format)
-    kernel = layer.weights.shape[2:]
-    # (..., channels, taps) by output pixel; a line of operands holds so many channels.
-    windows = patches(codes, kernel, layer, 0)
-    lead = windows.shape[:-2]
-    size = spec.line_words * lanes.lanes(x.format)
-    order = _order(windows.shape[-2], windows.shape[-1], size)
-    flat = windows.reshape(math.prod(lead), -1)
-    words = _tiled(
-        _widened(layer.weights.reshape(len(layer.weights), -1)[:, order], layer.weight_format, b), b
-    )
-    scales = np.asarray(layer.weight_scale) + x.scale
-    return _Product(
-        a,
-        b,
-        len(flat),
-        len(words),
-        words.shape[1],
-        lambda pixel, tile: _spread(_widened(flat[pixel][:, order], x.format, a), a),
-        lambda pixel, tile: words[tile],
-        _biases(a, b, layer.bias, scales),
-    )
-
-
-def _order(channels: int, taps: int, size: int) -> NDArray[np.int64]:
-    """Terms (channel, tap) in the order of the walk: blocks of channels, taps, channels."""
-    terms = np.arange(channels * taps).reshape(channels, taps)
-    blocks = [terms[at : at + size].T.reshape(-1) for at in range(0, channels, size)]
-    return np.concatenate(blocks)
-
-
-def _linear(layer: L.Linear, x: Tensor, codes: Codes) -> _Product:
-    a, b = mac.compute_formats(x.format, layer.weight_format)
-    flat = codes.reshape(-1, codes.shape[-1])
-    words = _tiled(_widened(layer.weights, layer.weight_format, b), b)
-    return _Product(
-        a,
-        b,
-        len(flat),
-        len(words),
-        words.shape[1],
-        lambda pixel, tile: _spread(_widened(flat[pixel], x.format, a), a),
-        lambda pixel, tile: words[tile],
-        _biases(a, b, layer.bias, np.asarray(layer.weight_scale) + x.scale),
-    )
-
-
-def _matmul(ins: list[Tensor], values: list[Codes]) -> _Product:
-    a, b = mac.compute_formats(ins[0].format, ins[1].format)
-    lead = np.broadcast_shapes(values[0].shape[:-2], values[1].shape[:-2])
-    left = np.broadcast_to(values[0], (*lead, *values[0].shape[-2:]))
-    right = np.broadcast_to(values[1], (*lead, *values[1].shape[-2:]))
-    count = math.prod(lead)
-    rows = left.shape[-2]
-    flat = left.reshape(count * rows, -1)
-    sides = right.reshape(count, *right.shape[-2:])
-    words = np.stack([_tiled(_widened(side.T, ins[1].format, b), b) for side in sides])
-    return _Product(
-        a,
-        b,
-        len(flat),
-        words.shape[1],
-        words.shape[2],
-        lambda pixel, tile: _spread(_widened(flat[pixel], ins[0].format, a), a),
-        lambda pixel, tile: words[pixel // rows, tile],
-        np.zeros((words.shape[1], 4, 2), dtype=np.uint64),
-    )
-
-
-def _by_channel(windows: Codes, source: str, mode: str) -> Codes:
-    """Codes (..., channels, taps) as words (pixels, tiles, taps), channels in lanes."""
-    flat = windows.reshape(-1, *windows.shape[-2:])
-    share = lanes.lanes(mode)
-    tiles = -(-flat.shape[1] // share)
-    held = np.zeros((len(flat), tiles * share, flat.shape[2]), dtype=formats.get(mode).dtype)
-    held[:, : flat.shape[1]] = _widened(flat, source, mode)
-    return lanes.pack(mode, held.reshape(len(flat), tiles, share, -1).transpose(0, 1, 3, 2))
-
-
-def _depthwise(layer: L.Conv, x: Tensor, codes: Codes) -> _Product:
-    a, b = mac.compute_formats(x.format, layer.weight_format)
-    words_a = _by_channel(patches(codes, layer.weights.shape[2:], layer, 0), x.format, a)
-    flat = layer.weights.reshape(len(layer.weights), -1)
-    words_b = _tiled(_widened(flat, layer.weight_format, b), b)
-    bias = _biases(a, b, layer.bias, np.asarray(layer.weight_scale) + x.scale)
-    return _by_element(a, b, words_a, words_b, bias)
-
-
-def _by_element(a: str, b: str, words_a: Codes, words_b: Codes, bias: Any) -> _Product:
-    return _Product(
-        a,
-        b,
-        len(words_a),
-        words_a.shape[1],
-        words_a.shape[2],
-        lambda pixel, tile: words_a[pixel, tile],
-        lambda pixel, tile: words_b[tile],
-        bias,
-    )
-
-
-def _ones(b: str, tiles: int, steps: int) -> Codes:
-    one = int(formats.get(b).encode(1.0))
-    return np.broadcast_to(_spread(np.array(one), b), (tiles, steps))
-
-
-def _average(layer: L.Pool, x: Tensor, codes: Codes) -> _Product:
-    """The mean over a window: products by one; the division is the shift and a constant."""
-    words = _by_channel(patches(codes, layer.kernel, layer, 0), x.format, x.format)
-    bias = np.zeros((words.shape[1], 4, 2), dtype=np.uint64)
-    return _by_element(x.format, x.format, words, _ones(x.format, *words.shape[1:]), bias)
-
-
-def _add(layer: L.Add, ins: list[Tensor], values: list[Codes]) -> _Product | None:
-    """A sum of two tensors: products by one, two words a sum; None where formats differ."""
-    if ins[0].format != ins[1].format or ins[0].format not in formats.ENGINE_FORMATS:
-        return None
-    mode = ins[0].format
-    arrays = np.broadcast_arrays(*values)
-    if arrays[0].ndim < 2:
-        return None
-    pair = np.stack([np.moveaxis(x, 1, -1) for x in arrays], axis=-1)
-    words = _by_channel(pair, mode, mode)
-    bias = np.zeros((words.shape[1], 4, 2), dtype=np.uint64)
-    return _by_element(mode, mode, words, _ones(mode, *words.shape[1:]), bias)

@@ -119,7 +119,7 @@ def _addend(product: int, shift: int, negative: int, mask_low: Any, mask_high: A
 
 
 @kernel()
-def _count(d: Decoded, s: Sums, out: NDArray[np.float64]) -> None:
+def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
     """Add the events of every run to its row of ``out`` (runs, classes)."""
     lanes, bits = d.lanes, np.uint64(d.bits)
     code_mask = np.uint64((1 << d.bits) - 1)
@@ -132,16 +132,12 @@ def _count(d: Decoded, s: Sums, out: NDArray[np.float64]) -> None:
     add = np.zeros((4, 2), dtype=np.uint64)
     total = np.zeros((4, 2), dtype=np.uint64)
     carried = np.zeros((4, 2), dtype=np.uint64)
+    old_a, old_b = np.uint64(0), np.uint64(0)
+    warm = False
     for r in range(len(s.run) - 1):
         row = out[r]
-        sig[:] = 0
-        exp[:] = 0
-        prod[:] = 0
-        add[:] = np.uint64(0)
-        total[:] = np.uint64(0)
-        carried[:] = np.uint64(0)
-        old_a, old_b = np.uint64(0), np.uint64(0)
-        warm = False
+        # What the engine held before a run is not known, unless it is the run before.
+        warm = warm and joined
         for k in range(s.run[r], s.run[r + 1]):
             row[2] += 1
             row[3] += lanes
@@ -202,10 +198,12 @@ def _count(d: Decoded, s: Sums, out: NDArray[np.float64]) -> None:
                 warm = True
 
 
-def count(a: str, b: str, sums: Sums) -> NDArray[np.float64]:
+def count(a: str, b: str, sums: Sums, joined: bool = False) -> NDArray[np.float64]:
     """Events of every run: float64 (runs, classes), the classes of ``tech.coefficients``.
 
-    A run begins with the toggles of its second word: what the engine held before is not known.
+    Args:
+        joined: each run goes on where the one before ends. If not, a run begins with the toggles
+            of its second word that works: what the engine held before is not known.
 
     Raises:
         DataError: runs, sums and words that do not fit each other.
@@ -217,7 +215,7 @@ def count(a: str, b: str, sums: Sums) -> NDArray[np.float64]:
     if runs[-1] != len(first) - 1 or (np.diff(first) < 1).any() or (np.diff(runs) < 0).any():
         raise DataError("words, sums and runs of an activity count do not fit each other")
     out = np.zeros((len(runs) - 1, len(CLASSES)))
-    _count(decoded(a, b), sums, out)
+    _count(decoded(a, b), sums, joined, out)
     return out
 
 

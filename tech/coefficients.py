@@ -80,9 +80,11 @@ class Coefficients:
         engine_hash: of the Verilog that was synthesised, so that stale energies are noticed.
         cells, area_um2: of the netlist.
         energy_fj: float64 (classes,) by mode, of one event, without clock and leakage.
-        clock_fj: of one engine cycle: both edges at every clock pin.
-        clock_held_fj: the same where clock gates hold still what does not move; equal to
-            ``clock_fj`` where the netlist has none.
+        clock_fj: of one engine cycle with a word: both edges at every clock pin that moves
+            whatever the word is. Where clock gates are, what they let through is part of the
+            events' energy.
+        clock_held_fj: the same of a cycle without a word; equal to ``clock_fj`` where the netlist
+            has no clock gates.
         leakage_nw: of one engine.
         worst_error: by mode, the largest error of a layer that was not fitted (a fraction).
         notes: what the figures rest on.
