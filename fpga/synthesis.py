@@ -1,0 +1,243 @@
+"""Designs to netlists of library cells, by Yosys and ABC, kept in the user's cache."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from amaranth.lib import wiring
+from opennpe.fpga import liberty_text, netlist, recipes
+from opennpe.fpga.netlist import Netlist
+from opennpe.fpga.recipes import Recipe
+from opennpe.golden.errors import TechError, ToolError
+from opennpe.rtl import verilated, verilog, yosys
+from opennpe.tech.cells import CellLibrary
+
+__all__ = ["VERSION", "cached", "library_files", "synthesise", "verilog_of"]
+
+VERSION = 1
+"""Of what the cache holds; another number forgets it."""
+
+
+def verilog_of(design: wiring.Component | str | Path, top: str) -> str:
+    """A design as Verilog text: a component's, a text as it is, or a file's.
+
+    Raises:
+        ToolError: the file cannot be read, or pyosys is missing.
+    """
+    if isinstance(design, Path):
+        try:
+            return design.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ToolError(f"{design} cannot be read as Verilog: {error}") from None
+    if isinstance(design, str):
+        return design
+    return verilog.convert(design, top)
+
+
+def synthesise(
+    design: wiring.Component | str | Path,
+    library: CellLibrary,
+    *,
+    top: str,
+    recipe: Recipe | str = "stock",
+    parameters: Mapping[str, int] | None = None,
+) -> Netlist:
+    """A design flattened and mapped to a library's cells.
+
+    Args:
+        design: a component; or Verilog, as text or as a path.
+        library: of :func:`opennpe.fpga.liberty.load`.
+        top: the module that becomes the netlist; a component is named so.
+        recipe: or its name.
+        parameters: of the top module, if it has any.
+
+    Raises:
+        ToolError: Yosys refuses the design or is missing.
+        TechError: the library lacks what the design needs; its message names it.
+    """
+    chosen = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    if not re.fullmatch(r"[A-Za-z_]\w*", top):
+        raise ToolError(f"'{top}' is no name of a Verilog module")
+    text = verilog_of(design, top)
+    sets = [f"chparam -set {name} {int(value)} {top}" for name, value in (parameters or {}).items()]
+
+    def make() -> dict[str, Any]:
+        return _map(text, library, top, chosen, sets)
+
+    return netlist.from_json(
+        cached(make, text, _identity(library), repr(chosen), top, repr(sets)), top, library
+    )
+
+
+def _identity(library: CellLibrary) -> str:
+    return f"{library.name} {library.sha256} {len(library.files)}"
+
+
+def _map(
+    text: str, library: CellLibrary, top: str, recipe: Recipe, parameters: Sequence[str]
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="opennpe-gates-") as name:
+        folder = Path(name)
+        source, mapped, before = folder / "top.v", folder / "mapped.json", folder / "before.json"
+        source.write_text(text, encoding="utf-8")
+        liberty = library_files(library, folder)
+        script = folder / "abc.script"
+        script.write_text(recipe.abc.replace(";", "\n") + "\n", encoding="utf-8")
+        log = yosys.run(
+            f"read_verilog -sv {source}",
+            *parameters,
+            f"synth -top {top} -flatten{' -booth' if recipe.booth else ''}",
+            *clock_gating(library, recipe),
+            f"write_json -noscopeinfo {before}",
+            f"dfflibmap {liberty}",
+            f"abc {liberty} -script {script}",
+            *ties(library),
+            "opt_clean -purge",
+            f"write_json -noscopeinfo {mapped}",
+        )
+        modules = json.loads(mapped.read_text(encoding="utf-8"))["modules"]
+        names = register_names(json.loads(before.read_text(encoding="utf-8"))["modules"][top])
+    module = modules[top]
+    check_mapped(module, library, top)
+    cells = {
+        names.get(instance, instance): [cell["type"], cell["connections"]]
+        for instance, cell in module["cells"].items()
+    }
+    return {
+        "cells": cells,
+        "ports": {n: [p["direction"], p["bits"]] for n, p in module["ports"].items()},
+        "nets": {n: net["bits"] for n, net in module["netnames"].items() if not net["hide_name"]},
+        "abc": [line for line in log.splitlines() if "Delay =" in line][-3:],
+    }
+
+
+def library_files(library: CellLibrary, folder: Path) -> str:
+    """Options that name a library to Yosys, its files or their text put into a folder."""
+    options = []
+    for index, file in enumerate(library.files):
+        # By a plain name, whatever the user's is.
+        link = folder / f"library{index}.lib{'.gz' if file.endswith('.gz') else ''}"
+        link.symlink_to(file)
+        options.append(f"-liberty {link}")
+    if not library.files:
+        path = folder / "library.lib"
+        path.write_text(liberty_text.write(library), encoding="utf-8")
+        options.append(f"-liberty {path}")
+    return " ".join(options)
+
+
+def clock_gating(library: CellLibrary, recipe: Recipe) -> list[str]:
+    """The pass that puts registers behind clock gates.
+
+    Raises:
+        TechError: the library has none.
+    """
+    if not recipe.clock_gates:
+        return []
+    gates = [
+        cell
+        for cell in library.cells.values()
+        if cell.sequential is not None and cell.sequential.kind == "gate"
+    ]
+    if not gates:
+        raise TechError(f"library {library.name} has no clock gate: choose a recipe without +gated")
+    cell = min(gates, key=lambda gate: (len(gate.pins), gate.area_um2))
+    state = cell.sequential
+    assert state is not None
+    enable, *tests = re.findall(r"\w+", state.next_state)
+    output = next(name for name, pin in cell.pins.items() if pin.direction == "output")
+    low = "".join(f" -tie_lo {pin}" for pin in tests)
+    sizes = f"-min_net_size {recipe.clock_gates}"
+    return [f"clockgate -pos {cell.name} {enable}:{state.clock}:{output}{low} {sizes}"]
+
+
+def ties(library: CellLibrary) -> list[str]:
+    """The pass that drives constants, if the library has cells for it."""
+    found: dict[str, tuple[str, str]] = {}
+    for cell in library.cells.values():
+        if len(cell.pins) == 1 and not cell.dont_use:
+            (pin,) = cell.pins.values()
+            if pin.function in ("0", "1"):
+                found.setdefault(pin.function, (cell.name, pin.name))
+    if len(found) < 2:
+        return []
+    (high, high_pin), (low, low_pin) = found["1"], found["0"]
+    return [f"hilomap -singleton -hicell {high} {high_pin} -locell {low} {low_pin}"]
+
+
+def register_names(module: Mapping[str, Any]) -> dict[str, str]:
+    """What the flops of a module hold, by instance: the register and the bit.
+
+    A wire of the module itself before one of a block inside, a plain wire before a port: the
+    register's own name, not that of what it drives.
+    """
+    ports = set(module["ports"])
+    known: dict[int, tuple[tuple[bool, int, int], str]] = {}
+    for name, net in module["netnames"].items():
+        if net["hide_name"]:
+            continue
+        rank = (name in ports, name.count("."), len(name))
+        for bit, number in enumerate(net["bits"]):
+            if isinstance(number, int) and (number not in known or rank < known[number][0]):
+                known[number] = rank, f"{name}[{bit}]" if len(net["bits"]) > 1 else name
+    names: dict[str, str] = {}
+    for instance, cell in module["cells"].items():
+        out = cell["connections"].get("Q")
+        if cell["type"].startswith("$_") and out and len(out) == 1 and out[0] in known:
+            names[instance] = known[out[0]][1]
+    return names
+
+
+def check_mapped(module: Mapping[str, Any], library: CellLibrary, top: str) -> None:
+    """Refuse a netlist in which something is not a cell of the library.
+
+    Raises:
+        TechError: one line that names what was left.
+    """
+    odd = {cell["type"] for cell in module["cells"].values()} - set(library.cells)
+    if odd:
+        what = ", ".join(sorted(odd)[:3])
+        raise TechError(
+            f"library {library.name} has no cell for {what} of {top}: a latch, a flip-flop with "
+            "such a reset, or a gate is missing"
+        )
+
+
+def cached(make: Any, *parts: str) -> dict[str, Any]:
+    """What ``make`` gives, JSON, made only if the cache does not have it.
+
+    Known by ``parts``, the version of Yosys and :data:`VERSION`.
+    """
+    try:
+        version = metadata.version("pyosys")
+    except metadata.PackageNotFoundError as error:
+        raise ToolError(f"{error.name} is missing: pip install 'opennpe[rtl]'") from error
+    key = hashlib.sha256()
+    for part in (*parts, version, str(VERSION)):
+        key.update(hashlib.sha256(part.encode()).digest())
+    folder = verilated.cache_folder().parent / "gates"
+    target = folder / f"{key.hexdigest()[:32]}.json.gz"
+    if target.is_file():
+        try:
+            found: dict[str, Any] = json.loads(gzip.decompress(target.read_bytes()))
+            return found
+        except (OSError, EOFError, ValueError):
+            pass  # a damaged entry is made again
+    made: dict[str, Any] = make()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(gzip.compress(json.dumps(made).encode(), 5))
+        os.replace(temporary, target)
+    except OSError:
+        pass  # a cache that cannot be written costs time, not the run
+    return made
