@@ -98,7 +98,7 @@ def of_program(
     spans = layer_spans(timeline(timing, program.layers), total)
     counts = by_layer(accesses(spec, program), program.layers)
     known = {} if network is None else {layer.name: layer for layer in network.layers}
-    # Loads ahead of the first layer, and what belongs to no exec, go to the layers they are next to.
+    # What belongs to no layer with execs, the start's load above all, is the first layer's.
     extra = [key for key in counts if key not in {span.name for span in spans}]
     rows = []
     for index, span in enumerate(spans):

@@ -69,6 +69,7 @@ class Macro:
     read_pj: float
     write_pj: float
     leakage_nw: float
+    access_ns: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Memory:
 
     Attributes:
         read_pj, write_pj: an access of one copy.
+        access_ps: from the clock to what was read; 0 where it is not known.
         made_of: macros or rule, in words.
     """
 
@@ -85,6 +87,7 @@ class Memory:
     read_pj: Figure
     write_pj: Figure
     leakage_nw: Figure
+    access_ps: float
     made_of: str
 
 
@@ -107,6 +110,7 @@ def macros() -> tuple[Macro, ...]:
                 float(row["read_pj"]),
                 float(row["write_pj"]),
                 float(row["leakage_nw"]),
+                float(row["access_ns"]),
             )
             for name, row in rows.items()
         )
@@ -156,6 +160,7 @@ def _of_macros(shape: Shape) -> Memory:
         figure(beside * best.read_pj, "pJ"),
         figure(beside * best.write_pj, "pJ"),
         figure(count * best.leakage_nw, "nW"),
+        1000 * best.access_ns,
         f"{count} x {best.name}",
     )
 
@@ -188,5 +193,6 @@ def _of_cacti(shape: Shape, area_factor: float, energy_factor: float, source: st
         figure(read * energy_factor, "pJ"),
         figure(read * energy_factor, "pJ", f"{source}; a write taken as a read"),
         figure(0.0, "nW", "not known: left out", 1.0),
+        0.0,
         "CACTI",
     )

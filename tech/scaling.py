@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Literal
 
 from opennpe.golden.errors import DataError
-from opennpe.tech.figures import Band, Figure
+from opennpe.tech.figures import Figure
 
 __all__ = [
     "CALIBRATION",
@@ -157,12 +157,11 @@ def deepscale(quantity: Quantity, node: float, voltage: float) -> tuple[float, s
 
 
 def band(
-    what: str, quantity: Quantity, figure: Figure, library: str, node: float, voltage: float
-) -> Band:
-    """A measured figure at 28 nm by every method.
+    quantity: Quantity, figure: Figure, library: str, node: float, voltage: float
+) -> dict[str, Figure]:
+    """A measured figure at 28 nm by every method that has a factor, by the method's name.
 
     Args:
-        what: its name.
         figure: at the library's own node.
         library, node, voltage: of the library it was measured in.
 
@@ -184,4 +183,4 @@ def band(
             f"from {own} by x {held.factor:g}: {held.source}; {100 * held.error:.1f} % off at most"
         )
         found["calibrated"] = figure.times(held.factor, "calibrated", how)
-    return Band(what, found)
+    return found
