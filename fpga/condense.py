@@ -1,35 +1,31 @@
 """Full libraries to the tables that come along: a few points of each surface, four digits.
 
-``python -m opennpe.fpga.condense cells ihp130 sg13g2_stdcell_typ_1p20V_25C.lib --licence ...``
+``python -m opennpe.fpga.condense ihp130 FILE.lib --licence ... --out tech/ihp130.json.gz``
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import json
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from opennpe.fpga import functions, liberty
-from opennpe.fpga.liberty_parser import Group, parse_file
-from opennpe.golden.errors import OpenNPEError, TechError
+from opennpe.golden.errors import OpenNPEError
 from opennpe.tech.cells import Cell, CellLibrary, Edge, Surface
 from opennpe.tech.libraries import SCHEMA
 
-__all__ = ["condense", "main", "sram"]
+__all__ = ["condense", "main"]
 
 DELAY_POINTS = (0, 2, 4, 6), (0, 3, 6)
 """Of seven slews and seven loads: delay bends with the slew, hardly with the load."""
 ENERGY_POINTS = (0, 2, 4), (0, 6)
 DIGITS = 4
-READ, WRITE = "A_MEN&!A_WEN&A_REN", "A_MEN&A_WEN&!A_REN"
 PLAIN = 4
 """Inputs of a flop or latch that a mapper may use; scan cells have more."""
 
@@ -134,89 +130,20 @@ def _axis(points: NDArray[np.float64], axes: list[list[float]]) -> int:
     return axes.index(values)
 
 
-def sram(paths: Iterable[Path]) -> dict[str, Any]:
-    """Facts of memory macros by name, one a file: IHP's single-port memories.
-
-    Energies are of the clock's rising edge while a read or a write is asked for; access time is the
-    clock to the output at the middle of its table, the worse edge.
-
-    Raises:
-        TechError: not such a macro.
-    """
-    return {name: facts for name, facts in map(_macro, paths)}
-
-
-def _macro(path: Path) -> tuple[str, dict[str, Any]]:
-    tree = parse_file(path)
-    shape = re.search(r"_(\d+)x(\d+)_", path.name)
-    cells = list(tree.named("cell"))
-    if shape is None or len(cells) != 1:
-        raise TechError(f"{path.name} is not one memory macro of words x bits")
-    (cell,) = cells
-    clocks = [pin for pin in _pins(cell) if pin.first == "A_CLK"]
-    if not clocks:
-        raise TechError(f"{path.name} has no pin A_CLK")
-    energies: dict[str, float] = {}
-    for power in clocks[0].named("internal_power"):
-        when = re.sub(r"\s", "", power.values.get("when", ""))
-        for table in power.named("rise_power"):
-            energies[when] = float(table.lists["values"].strip(' "'))
-    delays = [
-        np.median([float(word) for word in re.findall(r"[\d.eE+-]+", table.lists["values"])])
-        for pin in _pins(cell)
-        for timing in pin.named("timing")
-        if timing.values.get("timing_type", "") == "rising_edge"
-        for table in timing.named("cell_rise", "cell_fall")
-    ]
-    try:
-        return cell.first, {
-            "words": int(shape[1]),
-            "bits": int(shape[2]),
-            "area_um2": float(cell.values["area"]),
-            "read_pj": energies[READ],
-            "write_pj": energies[WRITE],
-            "access_ns": round(float(max(delays)), 4),
-            "leakage_nw": float(cell.values["cell_leakage_power"]),
-            "source": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-    except (KeyError, ValueError) as error:
-        raise TechError(f"{path.name} lacks a fact of a memory macro: {error}") from None
-
-
-def _pins(group: Group) -> Iterable[Group]:
-    for inner in group.groups:
-        if inner.name == "pin":
-            yield inner
-        elif inner.name in ("bus", "bundle"):
-            yield inner
-            yield from _pins(inner)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a table; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m opennpe.fpga.condense")
-    parser.add_argument("what", choices=("cells", "sram"))
     parser.add_argument("name", help="of the table")
     parser.add_argument("files", help="Liberty files, a folder, or several with commas between")
     parser.add_argument("--licence", default="")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     names = ",".join(Path(part).name for part in chosen.files.split(","))
-    command = f"python -m opennpe.fpga.condense {chosen.what} {chosen.name} {names}"
+    command = f"python -m opennpe.fpga.condense {chosen.name} {names}"
     try:
-        if chosen.what == "cells":
-            table = condense(liberty.load(chosen.files), chosen.name, chosen.licence, command)
-            text = json.dumps(table, separators=(",", ":")).encode()
-            chosen.out.write_bytes(gzip.compress(text, 9, mtime=0))
-        else:
-            facts = {
-                "schema": {"name": "opennpe.tech.memories", "version": 1},
-                "licence": chosen.licence,
-                "command": command,
-                "macros": sram(sorted(Path(chosen.files).glob("RM_*.lib"))),
-            }
-            chosen.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        table = condense(liberty.load(chosen.files), chosen.name, chosen.licence, command)
+        text = json.dumps(table, separators=(",", ":")).encode()
+        chosen.out.write_bytes(gzip.compress(text, 9, mtime=0))
     except OpenNPEError as error:
         print(error, file=sys.stderr)
         return 2

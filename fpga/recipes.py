@@ -31,12 +31,23 @@ class Recipe:
     about: str = ""
 
 
-_STOCK = Recipe("stock", DEFAULT, about="Yosys and ABC as they come; published areas calibrate it")
+SIZED = (
+    "strash;&get -n;&fraig -x;&put;scorr;dc2;dretime;strash;dch -f;map -B 0.9;topo;"
+    "buffer -c;upsize;dnsize"
+)
+"""Mapped for delay, high fan-outs buffered, then sized: up where the path is, down elsewhere."""
+PRINTED = ";topo;stime -p"
+"""ABC prints its own timing of what it gives back, which the netlist remembers."""
+
+_STOCK = Recipe(
+    "stock", DEFAULT + PRINTED, about="Yosys and ABC as they come; published areas calibrate it"
+)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         _STOCK,
         replace(_STOCK, name="booth", booth=True, about="stock with Booth multipliers"),
+        Recipe("timing", SIZED + ";stime -p", about="mapped for delay, buffered and sized"),
     )
 }
 
