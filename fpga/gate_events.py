@@ -66,10 +66,13 @@ class GateRun:
 
 
 class _State(NamedTuple):
+    """Values by net, and by source (``level``); inputs of gates; the wheel's lists."""
+
     value: Bits
-    index: NDArray[np.int64]
+    level: Bits
+    index: NDArray[np.int32]
     flop: Bits
-    when: NDArray[np.int64]
+    when: NDArray[np.int32]
     weight: NDArray[np.float64]
     ahead: NDArray[np.int32]
     behind: NDArray[np.int32]
@@ -106,13 +109,16 @@ class _Work(NamedTuple):
 def _settled(g: Gates, s: _State) -> None:
     """Values of all nets from those of flops and inputs, in order, nothing counted."""
     for q in range(len(g.flop_out)):
-        s.value[g.output[len(g.table) + q]] = s.flop[g.flop_out[q]] ^ g.flop_invert[q]
+        source = len(g.table) + q
+        s.level[source] = s.flop[g.flop_out[q]] ^ g.flop_invert[q]
+        s.value[g.output[source]] = s.level[source]
     for gate in g.order:
         index = 0
         for k in range(g.first[gate], g.first[gate + 1]):
             index |= s.value[g.input[k]] << (k - g.first[gate])
         s.index[gate] = index
-        s.value[g.output[gate]] = (g.table[gate] >> np.uint64(index)) & np.uint64(1)
+        s.level[gate] = (g.table[gate] >> np.uint64(index)) & np.uint64(1)
+        s.value[g.output[gate]] = s.level[gate]
 
 
 @njit(forceinline=True)
@@ -147,17 +153,17 @@ def _spread(g: Gates, s: _State, net: int, now: int) -> int:
     """Tell a net's readers that it changed; the change in the number of sources on their way."""
     more = 0
     for f in range(g.fan_first[net], g.fan_first[net + 1]):
-        k = g.fan[f]
-        gate = g.owner[k]
-        index = s.index[gate] ^ g.bit[k]
+        gate = g.fan_gate[f]
+        index = s.index[gate] ^ g.fan_bit[f]
         s.index[gate] = index
         new = np.uint8((g.table[gate] >> np.uint64(index)) & np.uint64(1))
-        if new == s.value[g.output[gate]]:
-            if s.when[gate] >= 0:
+        waits = s.when[gate] >= 0
+        if new == s.level[gate]:
+            if waits:
                 _leave(s, gate)
                 more -= 1
-        elif s.when[gate] < 0:
-            edge = 0 if new else 1
+        elif not waits:
+            edge, k = 1 - np.int64(new), g.fan[f]
             _enter(s, gate, now + g.delay[k, edge], g.cost[k, edge])
             more += 1
     return more
@@ -175,6 +181,7 @@ def _run_wheel(g: Gates, s: _State, waiting: int) -> tuple[float, int]:
             waiting -= 1
             net = g.output[source]
             s.value[net] ^= 1
+            s.level[source] ^= 1
             s.toggles[net] += 1
             energy += s.weight[source]
             events += 1
@@ -428,9 +435,10 @@ def _state(gate_model: GateModel, nets: int) -> _State:
     value[1] = 1
     return _State(
         value,
-        np.zeros(len(gates.table), dtype=np.int64),
+        np.zeros(sources, dtype=np.uint8),
+        np.zeros(len(gates.table), dtype=np.int32),
         np.zeros(len(gates.flop_table), dtype=np.uint8),
-        np.full(sources, -1, dtype=np.int64),
+        np.full(sources, -1, dtype=np.int32),
         np.zeros(sources),
         np.full(sources, -1, dtype=np.int32),
         np.full(sources, -1, dtype=np.int32),

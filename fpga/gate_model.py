@@ -42,8 +42,8 @@ class Gates(NamedTuple):
         delay: int32 (inputs + flop outputs, 2) in ticks, by the output's edge, 0 rise, 1 fall.
         cost: float64 (inputs + flop outputs, 2) fJ of such an edge.
         fan_first: int32 (nets + 1,); readers of net n are ``fan_first[n]:fan_first[n + 1]``.
-        fan: int32 (readers,), inputs of gates (places in ``input``).
-        owner: int32 (inputs,), gate of each input. bit: uint8 (inputs,), its place there.
+        fan: int32 (readers,), inputs of gates (places in ``input``). fan_gate, fan_bit: int32
+            (readers,), the gate and the place there: neighbours in memory, as they are met.
         order: int32 (gates,), drivers before readers.
         net_cost: float64 (nets,) fJ of an edge that comes from outside.
         flop_table: uint64 (flops,), next state. flop_first, flop_input: as ``first``, ``input``.
@@ -62,8 +62,8 @@ class Gates(NamedTuple):
     cost: NDArray[np.float64]
     fan_first: NDArray[np.int32]
     fan: NDArray[np.int32]
-    owner: NDArray[np.int32]
-    bit: NDArray[np.uint8]
+    fan_gate: NDArray[np.int32]
+    fan_bit: NDArray[np.int32]
     order: NDArray[np.int32]
     net_cost: NDArray[np.float64]
     flop_table: NDArray[np.uint64]
@@ -304,7 +304,7 @@ class _Builder:
         pairs_cost = pairs_cost + np.repeat(net_cost[output], sizes)[:, None]
         ticks, tick = self._ticks(pairs_delay)
         owner = np.repeat(np.arange(len(logic.inputs)), np.diff(first)).astype(np.int32)
-        bit = (1 << (np.arange(len(inputs)) - first[owner])).astype(np.uint8)
+        bit = (1 << (np.arange(len(inputs)) - first[owner])).astype(np.int32)
         fan_order = np.argsort(inputs, kind="stable").astype(np.int32)
         fan_first = np.searchsorted(inputs[fan_order], np.arange(count + 1)).astype(np.int32)
         gates = Gates(
@@ -316,8 +316,8 @@ class _Builder:
             cost=pairs_cost,
             fan_first=fan_first,
             fan=fan_order,
-            owner=owner,
-            bit=bit,
+            fan_gate=owner[fan_order],
+            fan_bit=bit[fan_order],
             order=_order(first, inputs, output, fan_first, fan_order, owner),
             net_cost=net_cost,
             flop_table=np.array([f[0] for f in self.flops], dtype=np.uint64),

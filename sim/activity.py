@@ -33,6 +33,7 @@ BUDGET = 1 << 14
 """Words of a layer that are looked at; a layer of at most so many is counted whole."""
 MAX_SAMPLES = 4
 """Samples of a batch that are looked at, evenly spread."""
+TOGGLES = np.array([name not in ("word", "zero_word", "sum", "lane") for name in CLASSES])
 RATIO = (math.sqrt(5) - 1) / 2
 """Steps through the outputs by the golden ratio: any number of them lies evenly."""
 
@@ -148,12 +149,13 @@ def _counted(name: str, product: Product, budget: int) -> LayerActivity:
         np.arange(len(index) + 1, dtype=np.int64) * product.steps,
         runs.astype(np.int64),
         product.bias[tile],
+        np.ones(len(index), dtype=np.uint8),
     )
     found = count(product.a, product.b, held)
     looked_at = len(index) * product.steps
     total = found.sum(axis=0) * (words / looked_at)
     # A run's first word has no toggles to count.
-    total[4:] *= looked_at / max(looked_at - len(found), 1)
+    total[TOGGLES] *= looked_at / max(looked_at - len(found), 1)
     work = found[:, 0] / (np.diff(runs) * product.steps)
     error = 0.0
     if len(work) > 1 and work.mean() > 0:

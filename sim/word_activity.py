@@ -19,24 +19,26 @@ from opennpe.tech.coefficients import CLASSES
 __all__ = ["Decoded", "Sums", "count", "decoded"]
 
 Words = NDArray[np.uint16]
-LIMB = 64
-GUARD = 128
-"""Added to exponents so that the bits of all are those of small positive numbers."""
+(WORD, ZERO_WORD, CHANGE, SUM, LANE, PORT_A, PORT_B, DECODE_A, DECODE_B, OPERAND, PARTIAL, PRODUCT,
+ SHIFT, ADDEND, ADDED, TOTAL, CARRY) = range(len(CLASSES))  # fmt: skip
+
+BYTE = 0xFF
+"""Bits of an exponent, the sign among them."""
 
 
 class Decoded(NamedTuple):
     """A pair of formats as tables by code.
 
     Attributes:
-        bits: of a code. lanes: of a word. grid: exponent of the accumulator's lowest bit.
+        bits: of a code. lanes: of a word.
         sign_a, significand_a, exponent_a: int16 (codes,); ``significand * 2**exponent`` is the
-            magnitude, posits' hidden bits all at one place. The same for b.
+            magnitude in units of the format's lowest bit, posits' hidden bits all at one place.
+            The same for b.
         width: bits of a lane's sum.
     """
 
     bits: int
     lanes: int
-    grid: int
     sign_a: NDArray[np.int16]
     significand_a: NDArray[np.int16]
     exponent_a: NDArray[np.int16]
@@ -54,6 +56,7 @@ class Sums(NamedTuple):
         first: int64 (sums + 1,), where each sum begins.
         run: int64 (runs + 1,), first sum of each run.
         bias: uint64 (sums, 4, 2), what each lane begins with, low half first.
+        begins: uint8 (sums,), 0 for what is the rest of the sum before.
     """
 
     words_a: Words
@@ -61,6 +64,7 @@ class Sums(NamedTuple):
     first: NDArray[np.int64]
     run: NDArray[np.int64]
     bias: NDArray[np.uint64]
+    begins: NDArray[np.uint8]
 
 
 @lru_cache(maxsize=16)
@@ -71,7 +75,7 @@ def decoded(a: str, b: str) -> Decoded:
         raise DataError(f"{a} and {b} differ in width: widen the narrower before the engine")
     lanes = 16 // int(fa.bits)
     sides = (*_table(fa), *_table(fb))
-    return Decoded(int(fa.bits), lanes, mac.grid_exponent(a, b), *sides, mac.GROUP_BITS // lanes)
+    return Decoded(int(fa.bits), lanes, *sides, mac.GROUP_BITS // lanes)
 
 
 def _table(fmt: Any) -> tuple[NDArray[np.int16], ...]:
@@ -83,7 +87,7 @@ def _table(fmt: Any) -> tuple[NDArray[np.int16], ...]:
         if u.kind != "finite" or not u.significand:
             continue
         move = top - u.significand.bit_length() if fmt.kind == "posit" else 0
-        found[:, code] = u.sign, u.significand << move, u.exponent - move
+        found[:, code] = u.sign, u.significand << move, u.exponent - move - fmt.lsb_exponent
     # Narrow, so that the tables of 16-bit codes stay in a core's cache.
     return found[0].astype(np.int16), found[1].astype(np.int16), found[2].astype(np.int16)
 
@@ -126,76 +130,75 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
     ones = ~np.uint64(0)
     mask_low = ones if d.width >= 64 else np.uint64((1 << d.width) - 1)
     mask_high = ones if d.width > 64 else np.uint64(0)
-    sig = np.zeros((2, 4), dtype=np.int64)
-    exp = np.zeros((3, 4), dtype=np.int64)
-    prod = np.zeros(4, dtype=np.int64)
-    add = np.zeros((4, 2), dtype=np.uint64)
+    seen = np.zeros((4, 4), dtype=np.int64)
+    held = np.zeros((4, 4), dtype=np.int64)
+    product = np.zeros((2, 4), dtype=np.int64)
+    addend = np.zeros((4, 2), dtype=np.uint64)
+    added = np.zeros((4, 2), dtype=np.uint64)
     total = np.zeros((4, 2), dtype=np.uint64)
     carried = np.zeros((4, 2), dtype=np.uint64)
     old_a, old_b = np.uint64(0), np.uint64(0)
-    warm = False
+    warm, was_nothing = False, False
+    scrap = np.zeros(out.shape[1])
     for r in range(len(s.run) - 1):
-        row = out[r]
         # What the engine held before a run is not known, unless it is the run before.
         warm = warm and joined
         for k in range(s.run[r], s.run[r + 1]):
-            row[2] += 1
-            row[3] += lanes
+            if s.begins[k]:
+                out[r, SUM] += 1
+                out[r, LANE] += lanes
             for w in range(s.first[k], s.first[k + 1]):
                 a, b = np.uint64(s.words_a[w]), np.uint64(s.words_b[w])
-                begins = w == s.first[k]
-                if warm:
-                    row[4] += _ones(a ^ old_a)
-                    row[5] += _ones(b ^ old_b)
-                old_a, old_b = a, b
+                begins = w == s.first[k] and s.begins[k] == 1
                 nothing = a == 0 or b == 0
-                row[1 if nothing else 0] += 1
-                if nothing and not begins:
-                    continue
+                out[r, ZERO_WORD if nothing else WORD] += 1
+                row = out[r] if warm else scrap
+                row[CHANGE] += nothing != was_nothing
+                row[PORT_A] += _ones(a ^ old_a)
+                row[PORT_B] += _ones(b ^ old_b)
+                old_a, old_b, was_nothing = a, b, nothing
+                warm = True
                 for lane in range(lanes):
                     place = bits * np.uint64(lane)
                     ca = np.int64((a >> place) & code_mask)
                     cb = np.int64((b >> place) & code_mask)
+                    sa, sb = np.int64(d.significand_a[ca]), np.int64(d.significand_b[cb])
+                    ea, eb = np.int64(d.exponent_a[ca]), np.int64(d.exponent_b[cb])
+                    row[DECODE_A] += _ones(sa ^ seen[0, lane]) + _ones((ea ^ seen[1, lane]) & BYTE)
+                    row[DECODE_B] += _ones(sb ^ seen[2, lane]) + _ones((eb ^ seen[3, lane]) & BYTE)
+                    seen[0, lane], seen[1, lane], seen[2, lane], seen[3, lane] = sa, ea, sb, eb
                     low, high = np.uint64(0), np.uint64(0)
                     if not nothing:
-                        sa, sb = np.int64(d.significand_a[ca]), np.int64(d.significand_b[cb])
-                        ea, eb = np.int64(d.exponent_a[ca]), np.int64(d.exponent_b[cb])
-                        p = sa * sb
-                        ta = np.uint64(sa ^ sig[0, lane])
-                        tb = np.uint64(sb ^ sig[1, lane])
-                        shift = ea + eb - d.grid
+                        p, shift = sa * sb, ea + eb
                         negative = d.sign_a[ca] ^ d.sign_b[cb]
                         low, high = _addend(p, shift, negative, mask_low, mask_high)
-                        if warm:
-                            row[6] += _ones(ta)
-                            row[7] += _ones(tb)
-                            row[8] += _ones((ea + GUARD) ^ (exp[0, lane] + GUARD)) + _ones(
-                                (eb + GUARD) ^ (exp[1, lane] + GUARD)
-                            )
-                            row[8] += _ones((shift + GUARD) ^ (exp[2, lane] + GUARD))
-                            row[9] += _ones(ta) * _ones(sb) + _ones(tb) * _ones(sig[0, lane])
-                            row[10] += _ones(p ^ prod[lane])
-                            row[11] += _ones(low ^ add[lane, 0]) + _ones(high ^ add[lane, 1])
-                        sig[0, lane], sig[1, lane] = sa, sb
-                        exp[0, lane], exp[1, lane], exp[2, lane] = ea, eb, shift
-                        prod[lane] = p
-                        add[lane, 0], add[lane, 1] = low, high
+                        ta, tb = _ones(sa ^ held[0, lane]), _ones(sb ^ held[2, lane])
+                        row[OPERAND] += ta + tb
+                        row[OPERAND] += _ones((ea ^ held[1, lane]) & BYTE) + _ones(
+                            (eb ^ held[3, lane]) & BYTE
+                        )
+                        row[PARTIAL] += ta * _ones(sb) + tb * _ones(held[0, lane])
+                        row[PRODUCT] += _ones(p ^ product[0, lane])
+                        row[SHIFT] += _ones((shift ^ product[1, lane]) & BYTE)
+                        row[ADDEND] += _ones(low ^ addend[lane, 0]) + _ones(high ^ addend[lane, 1])
+                        held[0, lane], held[1, lane], held[2, lane], held[3, lane] = sa, ea, sb, eb
+                        product[0, lane], product[1, lane] = p, shift
+                        addend[lane, 0], addend[lane, 1] = low, high
+                    row[ADDED] += _ones(low ^ added[lane, 0]) + _ones(high ^ added[lane, 1])
+                    added[lane, 0], added[lane, 1] = low, high
                     base_low = s.bias[k, lane, 0] if begins else total[lane, 0]
                     base_high = s.bias[k, lane, 1] if begins else total[lane, 1]
                     new_low = base_low + low
                     over = np.uint64(1 if new_low < base_low else 0)
                     new_high = (base_high + high + over) & mask_high
                     new_low &= mask_low
+                    row[TOTAL] += _ones(new_low ^ total[lane, 0]) + _ones(new_high ^ total[lane, 1])
                     carry_low = new_low ^ base_low ^ low
                     carry_high = (new_high ^ base_high ^ high) & mask_high
-                    if warm:
-                        row[12] += _ones(new_low ^ total[lane, 0])
-                        row[12] += _ones(new_high ^ total[lane, 1])
-                        row[13] += _ones(carry_low ^ carried[lane, 0])
-                        row[13] += _ones(carry_high ^ carried[lane, 1])
+                    row[CARRY] += _ones(carry_low ^ carried[lane, 0])
+                    row[CARRY] += _ones(carry_high ^ carried[lane, 1])
                     total[lane, 0], total[lane, 1] = new_low, new_high
                     carried[lane, 0], carried[lane, 1] = carry_low, carry_high
-                warm = True
 
 
 def count(a: str, b: str, sums: Sums, joined: bool = False) -> NDArray[np.float64]:

@@ -30,27 +30,32 @@ MODES = ("fp4", "fp4+posit4", "posit4", "posit8", "posit16")
 CLASSES = (
     "word",
     "zero_word",
+    "change",
     "sum",
     "lane",
     "port_a",
     "port_b",
-    "significand_a",
-    "significand_b",
-    "exponent",
+    "decode_a",
+    "decode_b",
+    "operand",
     "partial",
     "product",
+    "shift",
     "addend",
+    "added",
     "total",
     "carry",
 )
 """What is counted.
 
-word: word pairs that do work. zero_word: those with a word of zeros, for which the multiplier
-stands still. sum: sums begun. lane: lanes drained, normalised and rounded. The others count
-toggles (bits that differ from one word to the next) of what each step holds: the words at the
-ports, the decoded significands and exponents, the product, the product on the accumulator's grid,
-the sum. partial: bits of one significand that toggle times ones in the other, both ways. carry:
-toggles of the sum beyond those of the addend's own bits.
+word: word pairs that do work. zero_word: those with a word of zeros, for which what multiplies and
+aligns stands still. change: from the one to the other. sum: sums begun. lane: lanes drained,
+normalised and rounded. The others count toggles (bits that differ from one word to the next) of
+what each step sees: the words at the ports; significands and exponents as they are decoded;
+those held for the multiplier, where words of zeros leave no trace; the product; the exponent that
+it is shifted by; the product on the accumulator's grid, held; the same as it is added, zero for
+words of zeros; the sum. partial: bits of one significand that toggle times ones in the other, both
+ways. carry: toggles of the carries of the addition.
 """
 
 LIMITS = {"modes": 16, "bytes": 1 << 20}
