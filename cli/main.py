@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from opennpe.cli import fpga
 from opennpe.cli.errors import CheckFailed
 from opennpe.golden.errors import DataError, OpenNPEError
 
@@ -35,6 +36,8 @@ app = _App(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich would take most of the time to answer
 )
+
+app.add_typer(fpga.app, name="fpga")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The network, in ONNX.")]
 DataFile = Annotated[
@@ -229,6 +232,58 @@ def check(
         _print_json({name: run["rtl_replay"] for name, run in runs.items()})
     else:
         tables.show(tables.check_lines(result))
+    return 0
+
+
+@app.command()
+def cost(
+    spec: Annotated[
+        list[str] | None, typer.Option("--spec", help="A spec of the catalog; may be repeated.")
+    ] = None,
+    liberty: Annotated[
+        str, typer.Option(metavar="FILE", help="ihp130, asap7, or Liberty files of your own.")
+    ] = "ihp130",
+    network: Annotated[
+        Path | None, typer.Option(metavar="MODEL.onnx", help="Estimate a run of this network.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE.npz", help="Inputs of the network.")
+    ] = None,
+    format: Formats = None,
+    clock: Annotated[float | None, typer.Option(metavar="MHZ", help="Clock of the run.")] = None,
+    external: Annotated[
+        float | None, typer.Option(metavar="PJ", help="External memory, pJ per bit.")
+    ] = None,
+    power_gating: Annotated[
+        bool, typer.Option("--power-gating", help="Switch idle engines off.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for CSV files.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="A page of it all.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Area, clock and energy of a spec, from its own gates."""
+    from opennpe.cli import cost as costing
+    from opennpe.cli import cost_tables, tables
+    from opennpe.cli.progress import reporter
+
+    with reporter() as progress:
+        report = costing.cost(
+            _split(spec) or ("EDGE_4X4",),
+            liberty,
+            network,
+            data,
+            formats=_split(format),
+            clock_mhz=clock,
+            external_pj_per_bit=external,
+            power_gating=power_gating,
+            progress=progress,
+        )
+    costing.write(report, csv, html)
+    if as_json:
+        _print_json(report.summary())
+    else:
+        written = [f"wrote {path}" for path in (csv, html) if path is not None]
+        tables.show(*cost_tables.lines(report), written)
     return 0
 
 
