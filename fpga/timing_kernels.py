@@ -78,6 +78,7 @@ def order(gates: Gates, arcs: Arcs, nets: int) -> Ints:
     """Instances so that each comes after those that drive its logic; fewer than all on a loop."""
     count = len(gates.kind)
     waits = np.zeros(count, np.int32)
+    starts = np.ones(count, np.bool_)
     reader_count = np.zeros(nets + 1, np.int32)
     drives = np.zeros(nets, np.bool_)
     # Arcs by net they come from, and which nets a gate's logic drives.
@@ -85,6 +86,7 @@ def order(gates: Gates, arcs: Arcs, nets: int) -> Ints:
         kind = gates.kind[instance]
         for arc in range(arcs.first[kind], arcs.first[kind + 1]):
             if arcs.role[arc] == LOGIC:
+                starts[instance] = False
                 source = gates.pin_net[gates.first_pin[instance] + arcs.pins[arc, 0]]
                 target = gates.pin_net[gates.first_pin[instance] + arcs.pins[arc, 1]]
                 if source >= 0:
@@ -106,10 +108,12 @@ def order(gates: Gates, arcs: Arcs, nets: int) -> Ints:
                         waits[instance] += 1
     result = np.zeros(count, np.int32)
     last = 0
-    for instance in range(count):
-        if waits[instance] == 0:
-            result[last] = instance
-            last += 1
+    # Registers first: gates do not wait for them, yet their paths start there.
+    for starting in (True, False):
+        for instance in range(count):
+            if waits[instance] == 0 and starts[instance] == starting:
+                result[last] = instance
+                last += 1
     done = np.zeros(nets, np.bool_)
     at_ = 0
     while at_ < last:

@@ -37,8 +37,8 @@ def blocks() -> Iterator[tuple[str, wiring.Component]]:
     yield "multiply", Multiply()
     yield "align", Align(bits)
     yield "accumulate", Accumulate(bits)
-    yield "normalise", Normalise(engine)
-    yield "round", Round()
+    yield "normalise", Normalise(bits, engine.shift_bits)
+    yield "round", Round(Normalise(bits, engine.shift_bits).scale_bits)
     yield "engine", Engine(engine)
     yield "softmax", Softmax(SoftmaxSpec(lanes=2))
 
