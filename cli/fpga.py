@@ -112,6 +112,57 @@ def program(board: Name, spec: Spec = "EDGE_1X1", design: Design = None, out: Ou
     return 0
 
 
+@app.command("vivado")
+def vivado(
+    board: Name,
+    spec: Spec = "EDGE_1X1",
+    design: Design = None,
+    freq: Freq = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> int:
+    """Write a complete Vivado project for a board that needs it."""
+    from opennpe.cli.main import _print_json
+    from opennpe.fpga import boards
+    from opennpe.fpga import vivado as project
+
+    place = folder(board, spec, design, out)
+    try:
+        files = project.emit(boards.get(board), catalog.get(spec), place, design, freq)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"cannot write to '{place}': {reason}; choose another --out") from error
+    if as_json:
+        _print_json({"files": [str(path) for path in files]})
+    else:
+        print("\n".join(f"wrote {path}" for path in files))
+        print(f"make the bitstream: cd {place} && vivado -mode batch -source {project.SCRIPT}")
+    return 0
+
+
+@app.command("compare")
+def compare(
+    family: Annotated[
+        list[str] | None, typer.Option("--family", help="A family; all of them else.")
+    ] = None,
+    spec: Spec = "EDGE_1X1",
+    as_json: Json = False,
+) -> int:
+    """Count the cells of one engine in every family of FPGAs."""
+    from opennpe.cli import fpga_tables, tables
+    from opennpe.cli.main import _print_json
+    from opennpe.cli.progress import reporter
+    from opennpe.fpga import comparison
+
+    with reporter() as progress:
+        rows = comparison.compare(catalog.get(spec), family or None, progress)
+    if as_json:
+        _print_json(rows)
+    else:
+        tables.show(fpga_tables.compare_table(rows), comparison.notes(rows))
+    return 0
+
+
 @app.command("boards")
 def boards(as_json: Json = False) -> int:
     """List the boards."""

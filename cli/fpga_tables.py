@@ -9,7 +9,7 @@ from opennpe.fpga.boards import Board
 from opennpe.fpga.build import Fit
 from rich.table import Table
 
-__all__ = ["board_row", "board_table", "fit_lines", "fit_table"]
+__all__ = ["board_row", "board_table", "compare_table", "fit_lines", "fit_table"]
 
 KIND_NAMES = {
     "luts": "LUTs",
@@ -78,3 +78,13 @@ def board_table(rows: list[dict[str, Any]]) -> Table:
     columns = {name: "left" if name in left else "right" for name in rows[0]}
     cells = [[f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()] for row in rows]
     return table("Boards", columns, cells)
+
+
+def compare_table(rows: list[dict[str, Any]]) -> Table:
+    """The table of ``opennpe fpga compare``."""
+    columns = {"family": "left", "unit": "left"}
+    columns |= dict.fromkeys(KIND_NAMES.values(), "right")
+    cells = [
+        [row["family"], row["unit"], *(f"{row[kind]:,.0f}" for kind in KIND_NAMES)] for row in rows
+    ]
+    return table("Cells of one unit, synthesised by Yosys", columns, cells)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.lib import wiring
-from opennpe.fpga import boards, place_route, shell, toolchain, utilisation
+from opennpe.fpga import boards, place_route, plls, shell, toolchain, utilisation
 from opennpe.fpga.boards import Board
 from opennpe.fpga.place_route import Clock
 from opennpe.fpga.wrapped import Wrapped
@@ -173,12 +173,7 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     steps = Steps(out)
     made = ratio.mhz if ratio else board.clock_mhz
-    text = verilated.remembered(
-        lambda: verilog.convert(
-            shell.Shell(board, ratio, component(board, spec, design, made * 1e6)), shell.TOP
-        ),
-        *("board", repr(board), repr(spec), design, repr(made), _sources()),
-    )
+    text = board_verilog(board, spec, design, ratio)
     verilog.write_text(out / "top.v", text)
     verilog.write_text(out / place_route.PINS, boards.constraints(board))
     counts = _synthesise(board, text, out, steps, told)
@@ -202,6 +197,24 @@ def fit(
         seconds=steps.seconds,
         cached=tuple(steps.cached),
         folder=str(out),
+    )
+
+
+def board_verilog(
+    board: Board, spec: CoprocessorSpec, design: str, ratio: plls.Ratio | None
+) -> str:
+    """Verilog of a design on a board's pins, module ``shell.TOP``; kept in the cache.
+
+    Raises:
+        SpecError: a specification without gates.
+        ToolError: pyosys is missing.
+    """
+    hz = 1e6 * (ratio.mhz if ratio else board.clock_mhz)
+    return verilated.remembered(
+        lambda: verilog.convert(
+            shell.Shell(board, ratio, component(board, spec, design, hz)), shell.TOP
+        ),
+        *("board", repr(board), repr(spec), design, repr(hz), _sources()),
     )
 
 

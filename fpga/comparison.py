@@ -1,0 +1,69 @@
+"""One unit in every family of FPGAs: the engine, and the separate MACs that it replaces."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from amaranth.lib import wiring
+from opennpe.fpga import families, toolchain, utilisation
+from opennpe.golden.spec import CoprocessorSpec, EngineSpec
+
+__all__ = ["compare", "notes", "units"]
+
+
+def units(spec: EngineSpec) -> dict[str, wiring.Component]:
+    """The engine, and the separate MACs where there are gates of them."""
+    from opennpe.rtl.engine import Engine
+
+    found: dict[str, wiring.Component] = {"engine": Engine(spec)}
+    if importlib.util.find_spec("opennpe.rtl.separate") is not None:
+        module: Any = importlib.import_module("opennpe.rtl.separate")
+        found["separate"] = module.Separate(spec)
+    return found
+
+
+def compare(
+    spec: CoprocessorSpec, names: list[str] | None, progress: toolchain.Progress
+) -> list[dict[str, Any]]:
+    """Cells of every unit in the families named, or in all.
+
+    Raises:
+        ToolError: an unknown family, or pyosys is missing.
+    """
+    chosen = [families.get(name) for name in names or families.FAMILIES]
+    rows = []
+    for family in chosen:
+        built = units(spec.engine)
+        progress.stage(family.title, len(built))
+        for unit, block in built.items():
+            counted = utilisation.count(family, block)
+            rows.append(
+                {
+                    "family": family.name,
+                    "unit": unit,
+                    "estimate": counted.estimate,
+                    **counted.kinds,
+                    "cells": dict(counted.cells),
+                }
+            )
+            progress.advance()
+    return rows
+
+
+def notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What the figures are, and ratios of separate MACs to the engine."""
+    lines = []
+    guessed = sorted({row["family"] for row in rows if row["estimate"]})
+    if guessed:
+        lines.append(f"{', '.join(guessed)}: estimates, the maker's own tool packs closer")
+    for name in dict.fromkeys(row["family"] for row in rows):
+        mine = {row["unit"]: row for row in rows if row["family"] == name}
+        if len(mine) == 2:
+            ratios = [mine["separate"][kind] / mine["engine"][kind] for kind in ("luts", "ffs")]
+            lines.append(
+                f"{name}: separate MACs take {ratios[0]:.2f} x the LUTs and {ratios[1]:.2f} x the "
+                "registers"
+            )
+    return lines
