@@ -1,0 +1,342 @@
+"""``opennpe cost``: what a spec takes of silicon, and with a network what a run takes of energy."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opennpe.cli import cost_measure
+from opennpe.cli.files import output_file, output_folder
+from opennpe.cli.progress import Progress, Silent
+from opennpe.cli.simulate import engine_spec
+from opennpe.golden.errors import DataError, TechError
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.sim.cost import ENGINES, estimate, is_whole, technology
+from opennpe.sim.cost_types import COMPONENTS, OPERATIONS, Cost, LayerCost, Options
+from opennpe.tech import coefficients
+from opennpe.tech.areas import SpecArea
+from opennpe.tech.figures import Figure
+from opennpe.tech.published import DESIGNS, Design
+from opennpe.tech.scaling import band
+
+__all__ = ["Report", "SpecCost", "cost", "design_rows", "spec_cost", "write"]
+
+SCHEMA = "opennpe.cost/1"
+
+
+@dataclass(frozen=True, eq=False)
+class SpecCost:
+    """A spec in a library.
+
+    Attributes:
+        area: by block, measured. memories: by name, um2.
+        at_28_nm: area of cells and clock by method: "area_mm2", "clock_ghz", "engine_um2".
+        peak_gops: of the array at the achieved clock, by format.
+        cautions: what is not in the figures.
+    """
+
+    spec: CoprocessorSpec
+    area: SpecArea
+    memories: dict[str, Figure]
+    at_28_nm: dict[str, dict[str, Figure]]
+    peak_gops: dict[str, float]
+    cautions: tuple[str, ...]
+
+    @property
+    def engine(self) -> tuple[float, float, float]:
+        """One engine's area in um2, its registers, and its slowest stage in ps."""
+        block = next(b for b in self.area.blocks if b.name == ENGINES)
+        return block.area_um2 / block.copies, block.registers / block.copies, block.stage_ps
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready, units in names."""
+        return {
+            "spec": self.spec.name,
+            "library": self.area.library,
+            "node_nm": self.area.node_nm,
+            "voltage_v": self.area.voltage_v,
+            "key": self.area.key,
+            "clock_mhz": 1e6 / self.area.slowest.stage_ps,
+            "clock_limited_by": self.area.slowest.name,
+            "label": "measured",
+            "blocks": [
+                {
+                    "block": b.name,
+                    "copies": b.copies,
+                    "area_um2": b.area_um2,
+                    "registers": b.registers,
+                    "leakage_nw": b.leakage_nw,
+                    "slowest_stage_ps": b.stage_ps,
+                }
+                for b in self.area.blocks
+            ],
+            "memories": {name: f.summary() for name, f in self.memories.items()},
+            "at_28_nm": {
+                what: {name: f.summary() for name, f in figures.items()}
+                for what, figures in self.at_28_nm.items()
+            },
+            "peak_gops": self.peak_gops,
+            "cautions": list(self.cautions),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What ``opennpe cost`` found."""
+
+    specs: tuple[SpecCost, ...]
+    run: Cost | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready, units in names."""
+        return {
+            "schema": SCHEMA,
+            "operations_per_mac": OPERATIONS,
+            "specs": [one.summary() for one in self.specs],
+            "run": None if self.run is None else run_summary(self.run),
+            "published": [vars(design) for design in DESIGNS],
+        }
+
+
+def spec_cost(
+    spec: CoprocessorSpec, library: str | Path = "ihp130", progress: Progress | None = None
+) -> SpecCost:
+    """Areas, clock and peak of a spec; synthesised unless what is kept is of this design.
+
+    Raises:
+        TechError: no such library, or one that lacks a cell.
+        ToolError: Yosys is missing.
+    """
+    from opennpe.fpga import liberty
+
+    cells = liberty.load(library)
+    area = cost_measure.measure(spec, cells, progress=progress)
+    clock_hz = 1e12 / area.slowest.stage_ps
+    cautions = ["no clock tree and no wires"]
+    if is_whole(spec):
+        cautions.append(
+            f"logic of {', '.join(cost_measure.UNMAPPED)} and of the row units is not in the areas"
+        )
+        cautions.append("memories have one port, the design reads and writes in one cycle")
+    held: dict[str, Figure] = {}
+    at_28: dict[str, dict[str, Figure]] = {}
+    try:
+        tech = technology(spec, area.library, area, _none(area))
+        held = {m.shape.name: m.area_um2 for m in tech.memories.values()}
+    except DataError as error:
+        cautions.append(str(error))
+    try:
+        at_28 = _at_28(area)
+    except DataError as error:
+        cautions.append(f"no figures at 28 nm: {error}")
+    peak = {
+        name: OPERATIONS * spec.array.macs_per_cycle(name) * clock_hz / 1e9
+        for name in spec.mac.formats
+    }
+    return SpecCost(spec, area, held, at_28, peak, tuple(cautions))
+
+
+def _none(area: SpecArea) -> coefficients.Coefficients:
+    """No energies: only areas are asked for."""
+    return coefficients.Coefficients(
+        area.library, area.node_nm, area.voltage_v, "", "", 0, 0.0, {}, 0.0, 0.0, 0.0, {}
+    )
+
+
+def _at_28(area: SpecArea) -> dict[str, dict[str, Figure]]:
+    where = area.library, area.node_nm, area.voltage_v
+    source = f"our netlist on {area.library}"
+    engine = next(block for block in area.blocks if block.name == ENGINES)
+
+    def carried(quantity: Any, value: float, unit: str) -> dict[str, Figure]:
+        return band(quantity, Figure(value, unit, "measured", source), *where)
+
+    periods = carried("delay", engine.stage_ps / 1000, "ns")
+    return {
+        "engine_um2": carried("area", engine.area_um2 / engine.copies, "um2"),
+        "cells_mm2": carried("area", area.area_um2 / 1e6, "mm2"),
+        "engine_clock_ghz": {
+            name: Figure(1 / f.value, "GHz", f.label, f.source) for name, f in periods.items()
+        },
+    }
+
+
+def cost(
+    specs: Sequence[str] = ("EDGE_4X4",),
+    library: str | Path = "ihp130",
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    *,
+    formats: Sequence[str] = (),
+    clock_mhz: float | None = None,
+    external_pj_per_bit: float | None = None,
+    power_gating: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Costs of specs, and of a network's run on the first of them.
+
+    Args:
+        specs: names in the catalog.
+        library: a shipped library's name, or Liberty files.
+        model, data: an ONNX model with inputs that calibrate it; the first sample runs.
+        formats: at most one.
+        clock_mhz: of the run; the fastest that the gates allow unless given.
+        external_pj_per_bit: of the memory outside; LPDDR4's unless given.
+
+    Raises:
+        OpenNPEError: anything wrong with the input, in one line.
+    """
+    progress = progress or Silent()
+    options = _options(clock_mhz, external_pj_per_bit, power_gating)
+    chosen = [engine_spec(name) for name in specs]
+    if model is not None and data is None:
+        raise DataError("a network is calibrated by inputs: give them by --data FILE.npz")
+    found = tuple(spec_cost(spec, library, progress) for spec in chosen)
+    run = None
+    if model is not None:
+        energies = coefficients.load(found[0].area.library)
+        run = network_cost(chosen[0], found[0].area, energies, model, data, formats, options)
+    return Report(found, run)
+
+
+def _options(
+    clock_mhz: float | None, external_pj_per_bit: float | None, power_gating: bool
+) -> Options:
+    given: dict[str, Any] = {"power_gating": power_gating}
+    if clock_mhz is not None:
+        given["clock_hz"] = clock_mhz * 1e6
+    if external_pj_per_bit is not None:
+        given["external_pj_per_bit"] = external_pj_per_bit
+    return Options(**given)
+
+
+def network_cost(
+    spec: CoprocessorSpec,
+    area: SpecArea,
+    energies: coefficients.Coefficients,
+    model: str | Path,
+    data: str | Path | None,
+    formats: Sequence[str],
+    options: Options,
+) -> Cost:
+    """The cost of one sample of a model on a co-processor."""
+    from opennpe import quant
+    from opennpe.cli import data as datasets
+    from opennpe.cli import graphs
+    from opennpe.cli.study import CALIBRATION_SAMPLES
+    from opennpe.host.compile import compile
+    from opennpe.quant.policy import Policy
+    from opennpe.sim.activity import activity
+    from opennpe.sim.coprocessor import cycles
+    from opennpe.sim.workload import of_program
+
+    assert data is not None
+    spec.check_coprocessor()
+    graph = quant.load_onnx(model)
+    given = datasets.fit(datasets.load_npz(data), graphs.input_shapes(graph), Path(data).name)
+    if len(formats) > 1:
+        raise DataError(f"cost takes one format, got {', '.join(formats)}")
+    policy = Policy.uniform(*(formats or ["posit8"]))
+    network = quant.calibrate(graph, given.first(CALIBRATION_SAMPLES).inputs, policy)
+    program = compile(network, spec)
+    work = of_program(Path(model).name, spec, program, cycles(spec, program), network)
+    events = activity(spec, network, given.take(0, 1))
+    return estimate(spec, work, events, technology(spec, area.library, area, energies), options)
+
+
+# -- what it becomes ------------------------------------------------------------------------------
+def run_summary(run: Cost) -> dict[str, Any]:
+    """A run, JSON-ready, units in names."""
+    return {
+        "spec": run.spec,
+        "library": run.library,
+        "scope": run.scope,
+        "clock_mhz": run.clock_hz / 1e6,
+        "achieved_mhz": run.achieved_hz / 1e6,
+        "limited_by": run.limit,
+        "area_mm2": run.area_mm2,
+        "gops_per_mm2": run.gops_per_mm2,
+        "power_mw": run.milliwatts,
+        "power_gating": run.power_gating,
+        "idle_engines_pj": dict(run.idle_pj),
+        "labels": dict(run.labels),
+        "total": layer_summary(run.total),
+        "layers": [layer_summary(row) for row in run.layers],
+        "at_28_nm": {name: held.summary() for name, held in run.bands.items()},
+        "cautions": list(run.cautions),
+    }
+
+
+def layer_summary(row: LayerCost) -> dict[str, Any]:
+    """A layer, JSON-ready, units in names."""
+    return {
+        "layer": row.name,
+        "format": row.format,
+        "cycles": row.cycles,
+        "time_us": row.seconds * 1e6,
+        "macs": row.macs,
+        "array_utilisation": row.utilisation,
+        **{f"{name}_pj": row.energy_pj[name] for name in COMPONENTS},
+        "chip_pj": row.chip_pj,
+        "total_pj": row.total_pj,
+        "external_bytes": row.external_bytes,
+        "operations_per_byte": row.intensity,
+        "gops": row.gops,
+        "roof_gops": row.roof_gops,
+        "bound": row.bound,
+        "tops_per_w": row.tops_per_w,
+        "tops_per_w_with_external": row.tops_per_w_with_external,
+    }
+
+
+def design_rows() -> list[Design]:
+    """Published designs, XR-NPE first."""
+    return list(DESIGNS)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def write(report: Report, folder: str | Path | None = None, page: str | Path | None = None) -> None:
+    """Write CSV files into a folder, and a page; each appears whole or not at all.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    if folder is not None:
+        with output_folder(folder) as there:
+            blocks = [
+                {"spec": one.spec.name, "library": one.area.library, **row, "label": "measured"}
+                for one in report.specs
+                for row in one.summary()["blocks"]
+            ]
+            (there / "blocks.csv").write_text(_csv(blocks), encoding="utf-8")
+            designs = [vars(design) for design in DESIGNS]
+            (there / "published.csv").write_text(_csv(designs), encoding="utf-8")
+            if report.run is not None:
+                rows = [layer_summary(row) for row in (*report.run.layers, report.run.total)]
+                (there / "layers.csv").write_text(_csv(rows), encoding="utf-8")
+    if page is not None:
+        from opennpe.cli import cost_page
+
+        text = cost_page.page(report)
+        with output_file(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def known(name: str) -> bool:
+    """Whether energies of a library are there."""
+    try:
+        coefficients.load(name)
+    except TechError:
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""The report as one self-contained page: no script, nothing fetched, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from opennpe.cli.cost import Report, SpecCost
+from opennpe.sim.cost_types import COMPONENTS, Cost, LayerCost
+from opennpe.tech.figures import LABELS, Figure
+from opennpe.tech.published import DESIGNS
+
+__all__ = ["page"]
+
+COLOURS = ("#1b9e77", "#66a61e", "#e6ab02", "#a6761d", "#386cb0", "#7570b3", "#e7298a", "#d95f02",
+           "#80b1d3", "#999999", "#555555")  # fmt: skip
+"""Of components, in their order; the blocks take them in turn."""
+WIDTH, BAR = 600, 22
+
+STYLE = """
+:root{--ink:#1d2129;--soft:#5b6470;--paper:#fff;--line:#d8dde3;--box:#f5f7f9}
+@media (prefers-color-scheme:dark){:root{--ink:#e8ebef;--soft:#a3adb8;--paper:#14181d;
+--line:#363d46;--box:#1d232a}}
+*{box-sizing:border-box}
+body{margin:0 auto;padding:1rem;max-width:72rem;font:16px/1.5 system-ui,sans-serif;
+color:var(--ink);background:var(--paper)}
+h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+.soft{color:var(--soft)}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.75rem}
+.card{background:var(--box);border:1px solid var(--line);border-radius:.5rem;padding:.75rem}
+.card b{display:block;font-size:1.35rem}
+.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:.5rem}
+table{border-collapse:collapse;width:100%;font-size:.9rem}
+th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{text-align:left}
+svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:13px system-ui,sans-serif}
+.key{display:inline-block;width:.8rem;height:.8rem;margin:0 .3rem 0 .8rem}
+"""
+
+
+def page(report: Report) -> str:
+    """The page of a report, HTML."""
+    names = ", ".join(one.spec.name for one in report.specs)
+    parts = [f"<h1>What {escape(names)} costs in silicon</h1>"]
+    parts += [_labels(), *(_spec(one) for one in report.specs)]
+    if report.run is not None:
+        parts.append(_run(report.run))
+    parts.append(_published())
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>Cost of {escape(names)}</title><style>{STYLE}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _labels() -> str:
+    rows = "".join(f"<li><b>{name}</b>: {escape(text)}</li>" for name, text in LABELS.items())
+    return (
+        "<p>Every figure says how it came about. A multiply-accumulate counts as two operations."
+        f"</p><ul class=soft>{rows}</ul>"
+    )
+
+
+def _card(value: str, what: str) -> str:
+    return f"<div class=card><b>{escape(value)}</b>{escape(what)}</div>"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], about: str) -> str:
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class=scroll tabindex=0 role=region aria-label="{escape(about)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _bars(parts: Mapping[str, float], unit: str, about: str) -> str:
+    """A bar a part, its name and value above it."""
+    most = max(parts.values(), default=0.0) or 1.0
+    rows = []
+    for index, (name, value) in enumerate(parts.items()):
+        top, width = index * 2 * BAR, WIDTH * value / most
+        rows.append(
+            f'<text x="0" y="{top + 15}">{escape(name)}: {value:.4g} {unit}</text>'
+            f'<rect x="0" y="{top + 20}" width="{width:.1f}" height="{BAR - 6}" '
+            f'fill="{COLOURS[index % len(COLOURS)]}"/>'
+        )
+    height = 2 * BAR * len(parts)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px" role="img" '
+        f'aria-label="{escape(about)}">{"".join(rows)}</svg>'
+    )
+
+
+def _band(figures: Mapping[str, Figure]) -> list[list[str]]:
+    return [
+        [name, f"{figure.value:.4g} {figure.unit}", figure.label, figure.source]
+        for name, figure in figures.items()
+    ]
+
+
+def _spec(one: SpecCost) -> str:
+    held, (um2, registers, stage) = one.area, one.engine
+    memories = sum(figure.value for figure in one.memories.values()) / 1e6
+    cards = [
+        _card(f"{um2:.0f} um2", f"one engine, {held.node_nm:g} nm, measured"),
+        _card(f"{stage / 1000:.2f} ns", "its slowest stage, measured"),
+        _card(f"{registers:.0f}", "its registers, measured"),
+    ]
+    if memories:
+        cards.append(_card(f"{memories:.3g} mm2", "memories, by the library's macros or scaled"))
+    parts = {f"{b.name} x {b.copies}": b.area_um2 / 1e6 for b in held.blocks}
+    parts |= {f"memory: {n}": f.value / 1e6 for n, f in one.memories.items()}
+    name = escape(one.spec.name)
+    html = f"<h2>{name} on {escape(held.library)}</h2><div class=cards>{''.join(cards)}</div>"
+    html += f"<h2>{name}: area by block</h2>" + _bars(parts, "mm2", f"area by block of {name}")
+    titles = {"engine_um2": "area of one engine", "cells_mm2": "area of all cells measured",
+              "engine_clock_ghz": "clock of the engine"}  # fmt: skip
+    for what, figures in one.at_28_nm.items():
+        html += f"<h2>{name}: {titles[what]} at 28 nm</h2>"
+        html += _table(["method", "figure", "label", "how"], _band(figures), titles[what])
+    notes = "".join(f"<li>{escape(text)}</li>" for text in one.cautions)
+    return html + f"<h2>{name}: not included</h2><ul class=soft>{notes}</ul>"
+
+
+def _run(run: Cost) -> str:
+    total = run.total
+    cards = [
+        _card(f"{total.seconds * 1e6:.4g} us", f"a run at {run.clock_hz / 1e6:.4g} MHz"),
+        _card(f"{total.chip_pj / 1e6:.4g} uJ", "on the chip, a run"),
+        _card(f"{total.tops_per_w:.3g} TOPS/W", f"on the chip, on {run.library}"),
+        _card(f"{total.gops:.3g} GOPS", "of the run"),
+        _card(f"{run.gops_per_mm2:.3g} GOPS/mm2", "of the run, all area counted"),
+    ]
+    html = f"<h2>The run: {escape(run.scope)}</h2><div class=cards>{''.join(cards)}</div>"
+    parts = {
+        f"{COMPONENTS[n].title} ({run.labels[n]})": v / 1e6 for n, v in total.energy_pj.items()
+    }
+    html += "<h2>Energy by component</h2>" + _bars(parts, "uJ", "energy by component")
+    html += "<h2>Energy by layer</h2>" + _stacked(run.layers) + "<h2>Roofline</h2>" + _roof(run)
+    heads = ["layer", "cycles", "us", "nJ on chip", "nJ external", "TOPS/W", "GOPS", "bound"]
+    rows = [
+        [r.name, str(r.cycles), f"{r.seconds * 1e6:.4g}", f"{r.chip_pj / 1e3:.4g}",
+         f"{r.energy_pj['external'] / 1e3:.4g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}", r.bound]
+        for r in (*run.layers, total)
+    ]  # fmt: skip
+    html += "<h2>Layers</h2>" + _table(heads, rows, "layers")
+    for held in run.bands.values():
+        html += f"<h2>At 28 nm: {escape(held.what)}</h2>"
+        html += _table(["method", "figure", "label", "how"], _band(held.figures), held.what)
+    return html + "".join(f"<p class=soft>{escape(text)}</p>" for text in run.cautions)
+
+
+def _stacked(layers: Sequence[LayerCost]) -> str:
+    most = max((row.total_pj for row in layers), default=0.0) or 1.0
+    marks = []
+    for index, row in enumerate(layers):
+        top, left = index * 2 * BAR, 0.0
+        marks.append(f'<text x="0" y="{top + 15}">{escape(row.name[:48])}: '
+                     f"{row.total_pj / 1000:.4g} nJ</text>")  # fmt: skip
+        for place, value in enumerate(row.energy_pj.values()):
+            width = WIDTH * value / most
+            marks.append(f'<rect x="{left:.1f}" y="{top + 20}" width="{width:.2f}" '
+                         f'height="{BAR - 6}" fill="{COLOURS[place]}"/>')  # fmt: skip
+            left += width
+    key = "".join(
+        f'<span><span class=key style="background:{COLOURS[i]}"></span>{escape(c.title)}</span> '
+        for i, c in enumerate(COMPONENTS.values())
+    )
+    height = 2 * BAR * len(layers)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px" role="img" '
+        f'aria-label="energy of each layer by component">{"".join(marks)}</svg><p>{key}</p>'
+    )
+
+
+def _roof(run: Cost) -> str:
+    """How far each layer is from what the array or the bus allow, as bars of a share."""
+    shares = {
+        f"{row.name}, {row.bound} bound": 100 * row.gops / row.roof_gops
+        for row in run.layers
+        if row.roof_gops
+    }
+    return _bars(shares, "% of the roof", "share of the roof that each layer reaches")
+
+
+def _published() -> str:
+    heads = ["design", "what", "nm", "um2", "ns", "GHz", "mW", "pJ", "GOPS/W", "label", "source"]
+    rows = []
+    for d in DESIGNS:
+        numbers = (d.node_nm, d.area_um2, d.delay_ns, d.clock_ghz, d.power_mw, d.energy_pj)
+        cells = ["" if n is None else f"{n:g}" for n in numbers]
+        rows.append([d.name, d.what, *cells, d.gops_per_w, d.label, d.source])
+    return (
+        "<h2>Published designs</h2><p class=soft>As their authors give them; PDPU's rows count a "
+        "multiply-accumulate once.</p>" + _table(heads, rows, "published designs")
+    )

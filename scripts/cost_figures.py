@@ -1,0 +1,57 @@
+"""Every figure of the cost pages: ``make cost``.
+
+Measures the supported specs in the shipped libraries (what is kept in ``tech/areas.json`` counts if
+its key is that of the design as it stands), writes the file, the tables of ``docs/cost.md`` and the
+page ``build/cost.html``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from opennpe.cli import cost_tables
+from opennpe.cli.cost import Report, SpecCost, spec_cost, write
+from opennpe.golden import catalog
+from opennpe.tech import areas
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "cost.md"
+SPECS = ("EDGE_1X1", "EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "STRICT_4X4")
+"""The catalog's supported ones."""
+LIBRARIES = ("ihp130", "asap7")
+
+
+def filled(text: str, tables: dict[str, str]) -> str:
+    """The document with each table between its markers."""
+    for name, table in tables.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise SystemExit(f"docs/cost.md lacks the markers of '{name}'")
+        text = re.sub(f"{begin}.*?{end}", lambda _, t=table, b=begin, e=end: f"{b}\n{t}\n{e}",
+                      text, flags=re.DOTALL)  # fmt: skip
+    return text
+
+
+def main() -> None:
+    """Measure, keep, write."""
+    found: list[SpecCost] = []
+    kept = areas.stored()
+    for library in LIBRARIES:
+        for name in SPECS:
+            one = spec_cost(catalog.get(name), library)
+            kept[f"{library}/{name}"] = one.area
+            found.append(one)
+            areas.save(kept)
+            print(f"{library} {name}: {one.area.area_um2 / 1e6:.4g} mm2 of cells", file=sys.stderr)
+    tables = {
+        "specs": cost_tables.spec_markdown(found),
+        "published": cost_tables.published_markdown(),
+    }
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    write(Report(tuple(found[: len(SPECS)])), page=ROOT / "build" / "cost.html")
+
+
+if __name__ == "__main__":
+    main()

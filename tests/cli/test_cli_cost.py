@@ -1,0 +1,103 @@
+"""``opennpe cost``: what it prints and writes, its errors in a line, its page in a browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html import escape
+
+import pytest
+from opennpe.cli import cost_page
+from opennpe.cli.cost import Report, SpecCost, _at_28, write
+from opennpe.cli.main import main
+from opennpe.golden import catalog
+from opennpe.tech.areas import Block, SpecArea
+
+pytestmark = pytest.mark.fast
+
+AREA = SpecArea(
+    "EDGE_4X4", "ihp130", 130.0, 1.2, "key", 30.0,
+    (Block("engines", 16, 1.8e6, 16_000, 20_000.0, 5_500.0, "n"),
+     Block("load", 1, 5e4, 500, 600.0, 4_000.0, "x")),
+)  # fmt: skip
+ONE = SpecCost(
+    catalog.EDGE_4X4, AREA, {}, _at_28(AREA), {"fp4": 23.2}, ("no clock tree and no wires",)
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def test_units_are_in_the_names_and_every_figure_has_a_label():
+    found = Report((ONE,)).summary()["specs"][0]
+    assert {"clock_mhz", "node_nm", "peak_gops"} < set(found)
+    assert all("area_um2" in row and "slowest_stage_ps" in row for row in found["blocks"])
+    for figures in found["at_28_nm"].values():
+        assert len(figures) == 3
+        assert {f["label"] for f in figures.values()} == {"scaled", "calibrated"}
+
+
+def test_files_appear_whole(tmp_path):
+    write(Report((ONE,)), tmp_path / "csv", tmp_path / "page.html")
+    rows = list(csv.DictReader((tmp_path / "csv" / "blocks.csv").open()))
+    assert [row["block"] for row in rows] == ["engines", "load"]
+    assert all(row["label"] == "measured" for row in rows)
+    assert (tmp_path / "csv" / "published.csv").read_text().startswith("name,what,node_nm")
+    text = (tmp_path / "page.html").read_text()
+    assert not re.search(r"https?://|<script", text), "the page fetches or runs something"
+    assert text.count('role="img" aria-label=') == text.count("<svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--spec", "NOPE"], "unknown spec 'NOPE'"),
+        (["--liberty", "nowhere.lib"], "no cell library 'nowhere.lib'"),
+        (["--external", "-1"], "external memory takes"),
+        (["--network", "x.onnx"], "give them by --data"),
+    ],
+)
+def test_errors_are_a_line(arguments, text, capsys):
+    assert main(["cost", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert text in err and err.count("\n") == 1 and not out
+
+
+def measured(path, width, folder):
+    """Width of the document and of its window, in a frame as wide as a screen.
+
+    A window of the headless browser itself is never narrower than 500.
+    """
+    say = "<script>parent.postMessage(document.documentElement.scrollWidth+' '+innerWidth,'*')"
+    inner = path.read_text(encoding="utf-8").replace("</body>", f"{say}</script></body>")
+    outer = folder / f"outer{width}.html"
+    outer.write_text(
+        "<body><script>onmessage=e=>document.body.setAttribute('data-w',e.data)</script>"
+        f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{escape(inner)}"></iframe>'
+        "</body>",
+        encoding="utf-8",
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
+    options += [f"--user-data-dir={folder}/profile", "--window-size=1400,900", "--dump-dom"]
+    command = [CHROMIUM, *options, f"file://{outer}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    found = re.search(r'data-w="(\d+) (\d+)"', done.stdout)
+    assert found, "the browser ran no script"
+    return tuple(map(int, found.groups()))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_fits_its_window(width, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(cost_page.page(Report((ONE,))))
+    document, window = measured(path, width, tmp_path)
+    assert window == width and document <= window
+    wide = tmp_path / "wide.html"
+    wide.write_text(path.read_text().replace("<h1>", "<h1 style='width:2000px'>"))
+    assert measured(wide, width, tmp_path)[0] > window, "the check sees no overflow"
+
+
+def test_json_is_json(tmp_path):
+    assert json.loads(json.dumps(Report((ONE,)).summary()))["schema"] == "opennpe.cost/1"
