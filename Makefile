@@ -14,7 +14,7 @@ export OPENNPE_EXTRA ?= $(abspath ../shared)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install sim test fast cocotb regress bench verilog lint format conformance zoo figures doctor clean
+.PHONY: help install sim test fast cocotb regress bench verilog cost bitstream lint format conformance zoo figures doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,14 @@ bench: $(TORCH) ## speed of the simulator, as ratios within one run
 
 verilog: $(STAMP) ## the engine's Verilog and its manifest, in build/verilog
 	$(BIN)/opennpe rtl --out build/verilog
+
+bitstream: $(STAMP) ## bitstreams of a single engine on three boards, in build/fpga
+	$(BIN)/opennpe fpga build icebreaker --spec EDGE_1X1
+	$(BIN)/opennpe fpga build tangnano9k --spec EDGE_1X1
+	$(BIN)/opennpe fpga build ulx3s --spec EDGE_1X1 --freq 40
+
+cost: $(STAMP) ## areas, clock and energy from our own gates: every figure of docs/cost.md
+	$(PY) scripts/cost_figures.py
 
 lint: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff format --check .

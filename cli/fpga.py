@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 from opennpe.cli.errors import OutputError
-from opennpe.golden import catalog
 
 __all__ = ["app"]
 
@@ -51,6 +50,7 @@ def _run(name: str, spec: str, out: Path | None, as_json: bool, pack: bool, **op
     from opennpe.cli.main import _print_json
     from opennpe.cli.progress import reporter
     from opennpe.fpga import boards, build
+    from opennpe.golden import catalog
 
     board = boards.get(name)
     chosen = catalog.get(spec)
@@ -102,6 +102,7 @@ def program(board: Name, spec: Spec = "EDGE_1X1", design: Design = None, out: Ou
     """Send a bitstream to a board that is plugged in."""
     from opennpe.fpga import boards, place_route
     from opennpe.fpga import build as making
+    from opennpe.golden import catalog
 
     found = boards.get(board)
     place_route.flow(found)
@@ -125,6 +126,7 @@ def vivado(
     from opennpe.cli.main import _print_json
     from opennpe.fpga import boards
     from opennpe.fpga import vivado as project
+    from opennpe.golden import catalog
 
     place = folder(board, spec, design, out)
     try:
@@ -153,6 +155,7 @@ def compare(
     from opennpe.cli.main import _print_json
     from opennpe.cli.progress import reporter
     from opennpe.fpga import comparison
+    from opennpe.golden import catalog
 
     with reporter() as progress:
         rows = comparison.compare(catalog.get(spec), family or None, progress)

@@ -50,7 +50,7 @@ class Family:
         return found
 
 
-XILINX = {
+XILINX: Mapping[str, Mapping[str, float]] = {
     "luts": {
         r"LUT[1-6]": 1,
         r"SRL(16E|C32E)": 1,

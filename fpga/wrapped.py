@@ -29,7 +29,8 @@ class Wrapped(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.block = self.block
-        inputs, outputs = [], []
+        inputs: list[Any] = []
+        outputs: list[Any] = []
         for _, member, value in self.block.signature.flatten(self.block):
             (inputs if member.flow is In else outputs).append(Value.cast(value))
         bits_in, bits_out = Cat(*inputs), Cat(*outputs)
