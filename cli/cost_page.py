@@ -7,7 +7,7 @@ from html import escape
 
 from opennpe.cli.cost import Report, SpecCost
 from opennpe.sim.cost_types import COMPONENTS, Cost, LayerCost
-from opennpe.tech.figures import LABELS, Figure
+from opennpe.tech.figures import LABELS, Figure, worst
 from opennpe.tech.published import DESIGNS
 
 __all__ = ["page"]
@@ -33,6 +33,7 @@ h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left}
+.how td:last-child,.how th:last-child{text-align:left;white-space:normal;min-width:18rem}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:13px system-ui,sans-serif}
 .key{display:inline-block;width:.8rem;height:.8rem;margin:0 .3rem 0 .8rem}
 """
@@ -67,13 +68,15 @@ def _card(value: str, what: str) -> str:
     return f"<div class=card><b>{escape(value)}</b>{escape(what)}</div>"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], about: str) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], about: str, kind: str = "") -> str:
+    """A table that scrolls inside its box; ``kind`` "how" wraps its last column."""
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return (
-        f'<div class=scroll tabindex=0 role=region aria-label="{escape(about)}"><table>'
+        f'<div class=scroll tabindex=0 role=region aria-label="{escape(about)}">'
+        f'<table class="{kind}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -122,19 +125,20 @@ def _spec(one: SpecCost) -> str:
               "engine_clock_ghz": "clock of the engine"}  # fmt: skip
     for what, figures in one.at_28_nm.items():
         html += f"<h2>{name}: {titles[what]} at 28 nm</h2>"
-        html += _table(["method", "figure", "label", "how"], _band(figures), titles[what])
+        html += _table(["method", "figure", "label", "how"], _band(figures), titles[what], "how")
     notes = "".join(f"<li>{escape(text)}</li>" for text in one.cautions)
     return html + f"<h2>{name}: not included</h2><ul class=soft>{notes}</ul>"
 
 
 def _run(run: Cost) -> str:
     total = run.total
+    label = worst(*(run.labels[n] for n, v in total.energy_pj.items() if v and n != "external"))
     cards = [
-        _card(f"{total.seconds * 1e6:.4g} us", f"a run at {run.clock_hz / 1e6:.4g} MHz"),
-        _card(f"{total.chip_pj / 1e6:.4g} uJ", "on the chip, a run"),
-        _card(f"{total.tops_per_w:.3g} TOPS/W", f"on the chip, on {run.library}"),
-        _card(f"{total.gops:.3g} GOPS", "of the run"),
-        _card(f"{run.gops_per_mm2:.3g} GOPS/mm2", "of the run, all area counted"),
+        _card(f"{total.seconds * 1e6:.4g} us", f"at {run.clock_hz / 1e6:.4g} MHz, measured"),
+        _card(f"{total.chip_pj / 1e6:.4g} uJ", f"on the chip, {label}"),
+        _card(f"{total.tops_per_w:.3g} TOPS/W", f"on the chip, {run.library}, {label}"),
+        _card(f"{total.gops:.3g} GOPS", "of the run, measured"),
+        _card(f"{run.gops_per_mm2:.3g} GOPS/mm2", "of the run and the area above, measured"),
     ]
     html = f"<h2>The run: {escape(run.scope)}</h2><div class=cards>{''.join(cards)}</div>"
     parts = {
@@ -151,7 +155,7 @@ def _run(run: Cost) -> str:
     html += "<h2>Layers</h2>" + _table(heads, rows, "layers")
     for held in run.bands.values():
         html += f"<h2>At 28 nm: {escape(held.what)}</h2>"
-        html += _table(["method", "figure", "label", "how"], _band(held.figures), held.what)
+        html += _table(["method", "figure", "label", "how"], _band(held.figures), held.what, "how")
     return html + "".join(f"<p class=soft>{escape(text)}</p>" for text in run.cautions)
 
 

@@ -135,7 +135,7 @@ def sim(
     as_json: Json = False,
 ) -> int:
     """Run a network in each format, next to FP32."""
-    from opennpe.cli import simulate, tables
+    from opennpe.cli import cost_quick, simulate, tables
     from opennpe.cli.progress import reporter
 
     with reporter() as progress:
@@ -159,7 +159,9 @@ def sim(
     if as_json:
         _print_json(result.summary())
     else:
-        tables.show(tables.run_table(result), tables.check_lines(result), [f"results: {out}"])
+        costs = [cost_quick.line(name, found) for name, found in result.costs.items()]
+        written = [f"results: {out}"]
+        tables.show(tables.run_table(result), tables.check_lines(result), costs, written)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.cli import cost_quick
 
 __all__ = ["Checked", "LayerRow", "Result", "Run", "write"]
 
@@ -92,7 +93,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """Every run over one model and data set."""
+    """Every run over one model and data set; ``costs``: a sample's by run, or why there is none."""
 
     model: str
     spec: str
@@ -101,6 +102,7 @@ class Result:
     samples: int
     reference: Run
     runs: tuple[Run, ...]
+    costs: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready summary, units in names; NaN becomes None."""
@@ -114,6 +116,8 @@ class Result:
             "fp32": _run_summary(self.reference, self.metric),
         }
         runs = {run.name: _run_summary(run, self.metric) for run in self.runs}
+        for name, cost in self.costs.items():
+            runs[name]["cost"] = cost_quick.summary(cost)
         return {**head, "runs": runs}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from opennpe import quant
+from opennpe.cli import cost_quick, graphs
 from opennpe.cli import data as datasets
-from opennpe.cli import graphs
 from opennpe.cli.errors import CheckFailed, OutputError
 from opennpe.cli.files import output_file
 from opennpe.cli.progress import Progress, Silent
@@ -67,6 +67,7 @@ class Report:
         checked: tensors and codes compared, None where ``check`` was not asked for.
         outputs: codes (samples, ...) by name.
         values: the same as real numbers.
+        cost: of one sample, or why there is none; None where the network or inputs are not known.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Report:
     checked: tuple[int, int] | None = None
     outputs: Mapping[str, Codes] = field(default_factory=dict, repr=False)
     values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    cost: Any = None
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready summary, units in names."""
@@ -97,6 +99,7 @@ class Report:
             "checked": None
             if self.checked is None
             else dict(zip(("tensors", "codes"), self.checked, strict=True)),
+            "cost": cost_quick.summary(self.cost),
             "layers": [
                 {**dataclasses.asdict(row.span), "macs": row.macs, "utilisation": row.utilisation}
                 for row in self.layers
@@ -193,6 +196,9 @@ def run(
         checked=compared,
         outputs=outputs,
         values=values,
+        cost=None
+        if job.network is None or given is None
+        else cost_quick.of_run(job.spec, job.network, job.program, timing, given.take(0, 1)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opennpe.cli import cost_quick
 from opennpe.cli.run import LayerCycles, Report
 from opennpe.cli.tables import count, table
 from rich.table import Table
@@ -62,6 +63,8 @@ def report_lines(report: Report) -> list[str]:
     macs = sum(row.macs or 0 for row in report.layers)
     if macs:
         lines.append(f"{count(macs)} MACs a sample, {macs / report.cycles:.2f} a cycle")
+    if report.cost is not None:
+        lines.append(cost_quick.line(report.spec, report.cost))
     if report.backend == "rtl":
         speed = report.samples * report.cycles / report.seconds
         lines.append(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from opennpe import quant
+from opennpe.cli import cost_quick, graphs, pictures, results
 from opennpe.cli import data as datasets
-from opennpe.cli import graphs, pictures, results
 from opennpe.cli.files import output_folder
 from opennpe.cli.progress import Progress, Silent
 from opennpe.cli.results import Result
@@ -117,6 +117,12 @@ def simulate(
 
             study.engine = replayer(engine)
         result = study.run(Path(model).name, jobs, metric)
+        progress.stage("costs", len(study.probes))
+        costs = {}
+        for name, probe in study.probes.items():
+            costs[name] = cost_quick.of_network(engine, probe.network, shown.take(0, 1))
+            progress.advance()
+        result = dataclasses.replace(result, costs=costs)
         if folder is not None:
             progress.stage("writing results", 1)
             results.write(result, folder)

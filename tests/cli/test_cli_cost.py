@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 from html import escape
+from pathlib import Path
 
 import pytest
-from opennpe.cli import cost_page
+from opennpe.cli import cost_page, cost_tables
 from opennpe.cli.cost import Report, SpecCost, _at_28, write
 from opennpe.cli.main import main
 from opennpe.golden import catalog
+from opennpe.tech import areas
 from opennpe.tech.areas import Block, SpecArea
 
 pytestmark = pytest.mark.fast
@@ -101,3 +103,17 @@ def test_the_page_fits_its_window(width, tmp_path):
 
 def test_json_is_json(tmp_path):
     assert json.loads(json.dumps(Report((ONE,)).summary()))["schema"] == "opennpe.cost/1"
+
+
+def test_docs_are_the_areas_kept():
+    text = (Path(__file__).parents[2] / "docs" / "cost.md").read_text(encoding="utf-8")
+    stored = areas.stored()
+    assert len(stored) == 10, "five specs in two libraries"
+    for entry in stored.values():
+        engine = next(b for b in entry.blocks if b.name == "engines")
+        um2, cells = engine.area_um2 / engine.copies, entry.area_um2 / 1e6
+        row = f"| {entry.spec} | {entry.library} | {cells:.4g} | "
+        own = [line for line in text.splitlines() if line.startswith(row)]
+        assert len(own) == 1, f"docs/cost.md has no row '{row}': run `make cost`"
+        assert f" | {um2:.4g} | {engine.stage_ps / 1000:.3g} | " in own[0]
+    assert cost_tables.published_markdown() in text
