@@ -119,22 +119,25 @@ def place_and_route(
     return read_report(folder / REPORT)
 
 
+ITERATIONS = 30
+"""About as many as the analytical placer takes."""
+
+
 def _listener(progress: toolchain.Progress) -> Callable[[str], None]:
-    """Turns nextpnr's log into stages: packing, placing by iterations, routing by arcs."""
-    state = {"routed": 0}
-    progress.stage("place", 1)
+    """Turns nextpnr's log into stages: placing by iterations, routing by hundreds of arcs."""
+    state = {"arcs": 0, "routed": 0}
+    progress.stage("place", ITERATIONS)
 
     def listen(line: str) -> None:
-        if "Routing.." in line:
-            progress.stage("route", 0)
-            state["routed"] = 0
-        match = re.match(r"Info:\s+\d+ \|\s+(\d+)\s+\d+ \|", line)
-        if match:
-            done = int(match[1]) // 1000
-            progress.advance(max(0, done - state["routed"]))
-            state["routed"] = done
-        elif "at iteration #" in line:
+        if "at iteration #" in line:
             progress.advance(1)
+        elif begun := re.match(r"Info: Routing (\d+) arcs", line):
+            state["arcs"], state["routed"] = int(begun[1]), 0
+            progress.stage("route", state["arcs"] // 100)
+        elif row := re.match(r"Info:\s+\d+ \|[^|]*\|[^|]*\|\s+(\d+)\|", line):
+            routed = max(0, state["arcs"] - int(row[1])) // 100
+            progress.advance(max(0, routed - state["routed"]))
+            state["routed"] = max(routed, state["routed"])
 
     return listen
 

@@ -119,6 +119,31 @@ def test_a_failing_tool_is_quoted(tmp_path):
         toolchain.run(command, tmp_path, tmp_path / "log")
 
 
+def test_the_log_of_place_and_route_shows_progress():
+    class Told:
+        def __init__(self):
+            self.stages, self.steps = [], 0
+
+        def stage(self, text, total):
+            self.stages.append((text, total))
+
+        def advance(self, steps=1):
+            self.steps += steps
+
+    told = Told()
+    listen = place_route._listener(told)
+    listen("Info:     at iteration #1, type ALL: wirelen solved = 864, spread = 21811\n")
+    listen("Info: Routing 13660 arcs.\n")
+    listen(
+        "Info:       1000 |      579        420 |  579   420 |     13341|       0.58       0.58|\n"
+    )
+    listen(
+        "Info:       2000 |     1001        998 |  422   578 |     12886|       0.42       1.00|\n"
+    )
+    assert told.stages == [("place", place_route.ITERATIONS), ("route", 136)]
+    assert told.steps == 1 + (13660 - 12886) // 100
+
+
 def test_steps_are_kept_by_their_content(tmp_path):
     made = []
 
