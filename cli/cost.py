@@ -13,17 +13,17 @@ from opennpe.cli import cost_measure
 from opennpe.cli.files import output_file, output_folder
 from opennpe.cli.progress import Progress, Silent
 from opennpe.cli.simulate import engine_spec
-from opennpe.golden.errors import DataError, TechError
+from opennpe.golden.errors import DataError
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.cost import ENGINES, estimate, is_whole, technology
 from opennpe.sim.cost_types import COMPONENTS, OPERATIONS, Cost, LayerCost, Options
 from opennpe.tech import coefficients
 from opennpe.tech.areas import SpecArea
 from opennpe.tech.figures import Figure
-from opennpe.tech.published import DESIGNS, Design
+from opennpe.tech.published import DESIGNS
 from opennpe.tech.scaling import band
 
-__all__ = ["Report", "SpecCost", "cost", "design_rows", "spec_cost", "write"]
+__all__ = ["Report", "SpecCost", "cost", "spec_cost", "write"]
 
 SCHEMA = "opennpe.cost/1"
 
@@ -293,11 +293,6 @@ def layer_summary(row: LayerCost) -> dict[str, Any]:
     }
 
 
-def design_rows() -> list[Design]:
-    """Published designs, XR-NPE first."""
-    return list(DESIGNS)
-
-
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -331,12 +326,3 @@ def write(report: Report, folder: str | Path | None = None, page: str | Path | N
         text = cost_page.page(report)
         with output_file(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def known(name: str) -> bool:
-    """Whether energies of a library are there."""
-    try:
-        coefficients.load(name)
-    except TechError:
-        return False
-    return True

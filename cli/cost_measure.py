@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from opennpe.cli.progress import Progress, Silent
@@ -40,7 +41,7 @@ def _components(spec: CoprocessorSpec) -> dict[str, tuple[int, Callable[[], Any]
         from opennpe.rtl.store import Store
 
         parts: dict[str, Any] = {"load": Load, "store": Store, "fill": Fill, "control": Control}
-        found |= {name: (1, lambda part=part: part(spec)) for name, part in parts.items()}
+        found |= {name: (1, partial(part, spec)) for name, part in parts.items()}
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from opennpe.golden import formats
@@ -16,9 +16,6 @@ from opennpe.sim.executor import Trace
 from opennpe.sim.trace_events import layer_spans, timeline
 
 __all__ = ["LayerWork", "Workload", "of_program", "of_trace", "widest"]
-
-START = "start"
-"""Not a layer: the load that a start makes."""
 
 
 @dataclass(frozen=True)
@@ -130,18 +127,3 @@ def of_trace(name: str, spec: CoprocessorSpec, network: Network, trace: Trace) -
         for held, layer in zip(trace.layers, network.layers, strict=True)
     ]
     return Workload(name, tuple(rows), False, "the array alone, its operands always there")
-
-
-def merged(name: str, layers: Iterable[LayerWork]) -> LayerWork:
-    """Several layers as one."""
-    rows: Sequence[LayerWork] = tuple(layers)
-    counts = {key: sum(row.counts.get(key, 0) for row in rows) for key in COUNTS}
-    return LayerWork(
-        name,
-        tuple(part for row in rows for part in row.parts),
-        sum(row.cycles for row in rows),
-        sum(row.macs for row in rows),
-        "",
-        sum(row.steps for row in rows),
-        counts,
-    )
