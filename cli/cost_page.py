@@ -15,7 +15,7 @@ __all__ = ["page"]
 COLOURS = ("#1b9e77", "#66a61e", "#e6ab02", "#a6761d", "#386cb0", "#7570b3", "#e7298a", "#d95f02",
            "#80b1d3", "#999999", "#555555")  # fmt: skip
 """Of components, in their order; the blocks take them in turn."""
-WIDTH, BAR = 600, 22
+WIDTH, BAR = 420, 22
 
 STYLE = """
 :root{--ink:#1d2129;--soft:#5b6470;--paper:#fff;--line:#d8dde3;--box:#f5f7f9}
@@ -94,7 +94,7 @@ def _bars(parts: Mapping[str, float], unit: str, about: str) -> str:
         )
     height = 2 * BAR * len(parts)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px" role="img" '
+        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:600px" role="img" '
         f'aria-label="{escape(about)}">{"".join(rows)}</svg>'
     )
 
@@ -177,7 +177,7 @@ def _stacked(layers: Sequence[LayerCost]) -> str:
     )
     height = 2 * BAR * len(layers)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px" role="img" '
+        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:600px" role="img" '
         f'aria-label="energy of each layer by component">{"".join(marks)}</svg><p>{key}</p>'
     )
 

@@ -99,8 +99,7 @@ def spec_markdown(specs: list[SpecCost]) -> str:
         rows.append(
             f"| {one.spec.name} | {one.area.library} | {one.area.area_um2 / 1e6:.4g} | "
             f"{memories:.3g} | {um2:.4g} | {stage / 1000:.3g} | "
-            f"{band_text(one.at_28_nm['engine_um2'])}; "
-            f"{band_text(one.at_28_nm['engine_clock_ghz'], 3)} |"
+            f"{'; '.join(band_text(f, 3) for n, f in one.at_28_nm.items() if n != 'cells_mm2')} |"
         )
     return "\n".join(rows)
 
