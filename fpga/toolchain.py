@@ -185,7 +185,7 @@ def run(
     """
     said: list[str] = []
     with (
-        log.open("w", encoding="utf-8") as kept,
+        log.open("w", encoding="utf-8", buffering=1) as kept,
         subprocess.Popen(
             arguments,
             cwd=folder,
