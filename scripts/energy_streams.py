@@ -43,6 +43,13 @@ def random_streams(
             right = _codes(b, rng, (sums, length, share), 1.0, 0.02)
             left = np.broadcast_to(left, (sums, length, share))
             found.append(_stream(spec, a, b, lanes.pack(a, left), lanes.pack(b, right)))
+    # Pooling and additions: every word of the second operand holds ones.
+    one = formats.get(b).encode(1.0)
+    for length in (2, 9, 49):
+        sums = max(-(-words // length), 1)
+        left = _codes(a, rng, (sums, length, share), 1.0, 0.3)
+        right = np.broadcast_to(one, left.shape)
+        found.append(_stream(spec, a, b, lanes.pack(a, left), lanes.pack(b, right)))
     return found
 
 

@@ -1,0 +1,157 @@
+"""Energies of the engine on a library's gates, and how well they foretell layers not fitted.
+
+    python scripts/characterise_engine.py ihp130 asap7
+
+Writes ``tech/measured/<library>.json`` and prints a table in Markdown, a row a layer. Fitted are
+random streams and every other layer of the shipped network; judged are its other layers and, where
+OPENNPE_EXTRA names the folder of networks made by others, all layers of ResNet8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import energy_streams as streams
+import numpy as np
+from opennpe import quant, sim
+from opennpe.cli import graphs
+from opennpe.fpga import characterise, engine_gates
+from opennpe.golden import catalog
+from opennpe.quant import zoo
+from opennpe.quant.policy import Policy
+from opennpe.sim.layer_words import Product, layer_product
+from opennpe.tech import coefficients
+from opennpe.tech.coefficients import MODES, Coefficients
+
+SPEC = catalog.EDGE_4X4
+ROOT = Path(__file__).resolve().parents[1]
+RESNET = "data/converted_onnx/pretrainedResnet.onnx"
+RANDOM_WORDS, LAYER_WORDS = 500, 800
+SEED = 7
+
+
+def layers(model: Path, fmt: str, images: Any) -> Iterator[tuple[str, Product]]:
+    """Layers of a network in one format that engines work on."""
+    graph = quant.load_onnx(model)
+    name = next(iter(graphs.input_shapes(graph)))
+    network = quant.calibrate(graph, {name: images}, Policy.uniform(fmt))
+    keep = dict.fromkeys(n for x in network.layers for n in x.inputs if n not in network.constants)
+    values, _ = sim.run(SPEC, network, {name: images[:4]}, keep=list(keep))
+    held = dict(values) | {n: np.asarray(c) for n, c in network.constants.items()}
+    for layer in network.layers:
+        product = layer_product(SPEC, network, layer, [held[n] for n in layer.inputs])
+        if product is not None:
+            yield layer.name, product
+
+
+def pictures(count: int) -> Any:
+    """Colour pictures of 32 x 32, 0 to 255: clothes, each in three sizes' worth of grey."""
+    grey = np.load(zoo.TEST_DATA)["x"][:count, 0]
+    grey = np.pad(grey, ((0, 0), (2, 2), (2, 2)))
+    grey = (grey - grey.min()) / (grey.max() - grey.min()) * 255
+    return np.stack([grey, 0.8 * grey + 20, 255 - grey], axis=1).astype(np.float32)
+
+
+def sources(fmt: str) -> Iterator[tuple[str, Product]]:
+    """Real layers, by network and name."""
+    images = np.load(zoo.CALIBRATION)["x"][:16]
+    for name, product in layers(zoo.MODEL, fmt, images):
+        yield f"fashion {name}", product
+    extra = Path(os.environ.get("OPENNPE_EXTRA") or "/nowhere") / RESNET
+    if extra.is_file():
+        for name, product in layers(extra, fmt, pictures(8)):
+            yield f"ResNet8 {name}", product
+
+
+def main() -> None:
+    """Characterise each library named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("library", nargs="+")
+    parser.add_argument("--recipe", default="stock")
+    parser.add_argument("--no-write", action="store_true")
+    options = parser.parse_args()
+    for library in options.library:
+        one(library, options.recipe, not options.no_write)
+
+
+def one(library: str, recipe: str, write: bool) -> None:
+    """One library: file and table."""
+    gates = engine_gates.build(SPEC.engine, library, recipe)
+    model = gates.model()
+    idle = characterise.idle_fj(SPEC.engine, model)
+    energy, worst = {}, {}
+    print(f"\n## {gates.netlist.library.name}, {recipe}: {len(gates.netlist.instances)} cells, "
+          f"clock {idle:.4g} fJ a cycle\n")  # fmt: skip
+    print("| mode | stream | fJ a MAC, gates | model | error | error without clock | s.e. |")
+    print("|---|---|---|---|---|---|---|")
+    for mode in MODES:
+        energy[mode], worst[mode] = fitted(gates, model, idle, mode)
+    found = Coefficients(
+        library=gates.netlist.library.name,
+        node_nm=gates.netlist.library.node_nm,
+        voltage_v=gates.netlist.library.voltage_v,
+        recipe=recipe,
+        engine_hash=gates.engine_hash,
+        cells=len(gates.netlist.instances),
+        area_um2=gates.netlist.area_um2,
+        energy_fj=energy,
+        clock_fj=idle,
+        clock_held_fj=idle,
+        leakage_nw=gates.netlist.leakage_nw,
+        worst_error=worst,
+        notes=(
+            "no clock tree, no wires, one slew an arc",
+            "worst_error: of a layer's whole energy, among layers that were not fitted",
+        ),
+    )
+    if write:
+        coefficients.save(found, ROOT / "tech" / "measured" / f"{library}.json")
+
+
+def fitted(gates: Any, model: Any, idle: float, mode: str) -> tuple[Any, float]:
+    """Energies of a mode, and the worst error among layers that were not fitted."""
+    a, _, b = mode.partition("+")
+    b = b or a
+    rng = np.random.default_rng(SEED)
+    spec = gates.spec
+    found = [
+        (f"random {i}", *streams.measured(spec, model, a, b, stream))
+        for i, stream in enumerate(streams.random_streams(spec, a, b, RANDOM_WORDS, rng))
+    ]
+    if a == b:
+        rows, columns = SPEC.array.rows, SPEC.array.columns
+        for name, product in sources(a):
+            stream = streams.of_layer(spec, product, rows, columns, LAYER_WORDS)
+            found.append((name, *streams.measured(spec, model, a, b, stream)))
+    own = [x for x in found if x[0].startswith("fashion")][::2]
+    learnt = [x for x in found if x[0].startswith("random")] + own
+    if a != b:
+        learnt = found[::2]
+    events = np.concatenate([x[1] for x in learnt])
+    spent = np.concatenate([x[2] - idle * x[3] for x in learnt])
+    result = characterise.fit(events, spent)
+    names = {x[0] for x in learnt}
+    errors = [0.0]
+    for name, counted, total, cycles in found:
+        if name in names:
+            continue
+        expected = counted @ result + idle * cycles
+        macs = spec.lanes(a) * cycles.sum()
+        error = expected.sum() / total.sum() - 1
+        events_only = (counted @ result).sum() / (total - idle * cycles).sum() - 1
+        spread = (expected - total).std() * len(total) ** 0.5 / total.sum()
+        errors.append(abs(error))
+        print(
+            f"| {mode} | {name} | {total.sum() / macs:.4g} | {expected.sum() / macs:.4g} | "
+            f"{error:+.1%} | {events_only:+.1%} | {spread:.1%} |",
+            flush=True,
+        )
+    return result, max(errors)
+
+
+if __name__ == "__main__":
+    main()
