@@ -14,6 +14,7 @@ __all__ = [
     "EDGE_16X16",
     "STRICT_4X4",
     "get",
+    "with_kind",
 ]
 
 EDGE_1X1 = CoprocessorSpec("EDGE_1X1", ArraySpec(rows=1, columns=1))
@@ -60,6 +61,12 @@ CATALOG = {
         STRICT_4X4,
     )
 }
+
+
+def with_kind(spec: CoprocessorSpec, kind: str) -> CoprocessorSpec:
+    """A specification with gates for a kind of exec: of the same array, if there is one."""
+    able = [other for other in CATALOG.values() if not other.lacks(kind) and other.array.rows > 1]
+    return next((other for other in able if other.array == spec.array), able[0])
 
 
 def get(name: str) -> CoprocessorSpec:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from opennpe.golden.errors import ProgramError
 from opennpe.golden.formats import get
-from opennpe.golden.spec import UNIT_BYTES
+from opennpe.golden.spec import OPTIONAL_KINDS, UNIT_BYTES
 
 __all__ = [
     "FIELDS",
@@ -53,10 +53,10 @@ WIDEN = (None, ("fp4", "posit8"), ("posit4", "posit8"), ("fp4", "posit16"), ("po
 """Formats before and after a load's or a fill's widening; none is index 0."""
 WIDENED = ("buffer", "weights")
 """Targets of a load that may widen."""
-KINDS = ("dense", "depth", "max", "sparse", "transpose", "softmax", "norm")
-"""How an exec maps a layer: see :mod:`opennpe.golden.machine`."""
-SUM_KINDS = KINDS[:3]
+SUM_KINDS = ("dense", "depth", "max")
 """Kinds whose weights are lines."""
+KINDS = (*SUM_KINDS, *OPTIONAL_KINDS)
+"""How an exec maps a layer: see :mod:`opennpe.golden.machine`."""
 ROW_KINDS = ("softmax", "norm")
 """Kinds that take a row of elements twice and have no weights."""
 PARAMETER_LINES = 12

@@ -287,6 +287,8 @@ class Machine:
             raise stop(1, f"kind {kind} in {names[0]} by {names[1]}")
         if (1 << command["fold"]) > self.spec.line_words or command["fold"] > 2:
             raise stop(1, f"fold {command['fold']}")
+        if self.spec.lacks(C.KINDS[kind]):
+            raise stop(1, f"a {C.KINDS[kind]}, for which {self.spec.name} has no gates")
         if C.KINDS[kind] not in C.SUM_KINDS:
             what = machine_kinds.illegal(self.spec, command)
             if what:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden import activations, formats
-from opennpe.golden.commands import Command, decode
+from opennpe.golden.commands import KINDS, Command, decode
 from opennpe.golden.errors import OpenNPEError, ProgramError
 from opennpe.golden.layout import Axis, Layout, walked
 from opennpe.golden.machine import Window
@@ -124,6 +124,7 @@ def facts(spec: CoprocessorSpec) -> dict[str, Any]:
         "columns": spec.array.columns,
         "underflow": spec.underflow,
         "shift_bits": spec.engine.shift_bits,
+        "kinds": " ".join(kind for kind in KINDS if not spec.lacks(kind)),
         **{name: getattr(memory, name) for name in names},
         **{f"softmax_{name}": value for name, value in vars(spec.softmax_unit).items()},
         **{f"norm_{name}": value for name, value in vars(spec.norm_unit).items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from opennpe.golden.commands import KINDS
 from opennpe.golden.errors import DataError
 from opennpe.golden.spec import CoprocessorSpec
 
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 IDENTITY = 0x4F4E5045  # "ONPE"
-VERSION = 2
+VERSION = 3
 """Of the commands and registers; a program of another version is refused."""
 WINDOW_BYTES = 256
 
@@ -35,6 +36,7 @@ REGISTERS = {
     "operand_lines": 0x10,  # read only
     "weight_lines": 0x14,  # read only
     "parameter_tiles": 0x18,  # read only: tiles, command units << 16
+    "kinds": 0x1C,  # read only: a bit for each of commands.KINDS that there are gates for
     "control": 0x20,  # write 1: start; bit 1: clear done, error and interrupt
     "status": 0x24,  # read only: bit 0 busy, bit 1 done, bit 2 error, bit 3 interrupt pending
     "cause": 0x28,  # read only: index into CAUSES
@@ -122,4 +124,5 @@ def capabilities(spec: CoprocessorSpec) -> dict[str, int]:
         "operand_lines": memory.operand_lines,
         "weight_lines": memory.weight_lines,
         "parameter_tiles": memory.parameter_tiles | memory.command_units << 16,
+        "kinds": sum(1 << i for i, kind in enumerate(KINDS) if not spec.lacks(kind)),
     }

@@ -17,6 +17,7 @@ from opennpe.golden.softmax_spec import SoftmaxSpec
 
 __all__ = [
     "LOAD_QUEUE",
+    "OPTIONAL_KINDS",
     "STORE_LINES",
     "UNIT_BYTES",
     "ArraySpec",
@@ -173,15 +174,32 @@ class MemorySpec:
                 raise SpecError(f"{name} lies in {low}..{high}, got {getattr(self, name)}")
 
 
+OPTIONAL_KINDS = ("sparse", "transpose", "softmax", "norm")
+"""Kinds of execs that a co-processor may leave out; products, sums and maxima it always has."""
+
+
 @dataclass(frozen=True)
 class CoprocessorSpec:
-    """An array with its memories and its bus: what ``opennpe sim`` and ``opennpe run`` take."""
+    """An array with its memories and its bus: what ``opennpe sim`` and ``opennpe run`` take.
+
+    ``kinds``: those of `OPTIONAL_KINDS` that there are gates for; others are illegal commands.
+    """
 
     name: str = "custom"
     array: ArraySpec = field(default_factory=ArraySpec)
     memory: MemorySpec = field(default_factory=MemorySpec)
     softmax: SoftmaxSpec = field(default_factory=SoftmaxSpec)
     norm: NormSpec = field(default_factory=NormSpec)
+    kinds: tuple[str, ...] = OPTIONAL_KINDS
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in OPTIONAL_KINDS:
+                raise SpecError(f"kinds has '{kind}': expected some of {', '.join(OPTIONAL_KINDS)}")
+
+    def lacks(self, kind: str) -> bool:
+        """Whether there are no gates for a kind of exec."""
+        return kind in OPTIONAL_KINDS and kind not in self.kinds
 
     @property
     def engine(self) -> EngineSpec:

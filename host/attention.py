@@ -27,6 +27,7 @@ from opennpe.host.lowered import (
     checked_shift,
     clamp_codes,
     engine_format,
+    needs,
     refuse,
 )
 from opennpe.host.orient import as_rows, part_of, turned
@@ -207,6 +208,7 @@ def _gaps(low: Lowered, layer: L.MatMul, out: Stored, weights: WeightsOf, mode: 
 # -- rows ------------------------------------------------------------------------------------------
 def stream_softmax(low: Lowered, layer: L.StreamSoftmax) -> None:
     """A softmax exec a head."""
+    needs(low, layer, "softmax")
     (x, *indices), out = low.network.layer_tensors(layer)
     for tensor in (x, out):
         engine_format(low, layer, tensor.format)
@@ -300,6 +302,7 @@ def _rows(
 
 def normalise(low: Lowered, layer: L.Normalise) -> None:
     """A norm exec to x_hat, then its weights and offsets."""
+    needs(low, layer, "norm")
     (x,), out = low.network.layer_tensors(layer)
     for name in (x.format, layer.inner_format, layer.weight_format, out.format):
         engine_format(low, layer, name)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.golden.commands import KINDS
 from opennpe.golden.errors import DeviceError, ProgramError
 from opennpe.golden.machine import Machine
 from opennpe.golden.network import Network
@@ -102,12 +103,13 @@ def check_capabilities(read: Callable[[str], int], program: Program) -> None:
         raise DeviceError(f"no co-processor: identity is {identity:#010x}, not {IDENTITY:#010x}")
     if version != VERSION:
         raise DeviceError(f"the co-processor is of version {version}, programs of {VERSION}")
-    array, tiles = read("array"), read("parameter_tiles")
+    array, tiles, kinds = read("array"), read("parameter_tiles"), read("kinds")
     found = {
         "rows": array & 0xFF,
         "columns": array >> 8 & 0xFF,
         "parameter_tiles": tiles & 0xFFFF,
         "command_units": tiles >> 16,
+        "kinds": " ".join(kind for i, kind in enumerate(KINDS) if kinds >> i & 1),
         **{name: read(name) for name in ("buffer_lines", "operand_lines", "weight_lines")},
     }
     for name, value in found.items():

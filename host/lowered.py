@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import codec, formats, lanes
+from opennpe.golden import catalog, codec, formats, lanes
 from opennpe.golden import layers as L
 from opennpe.golden.errors import CompileError
 from opennpe.golden.layout import Axis
@@ -28,11 +28,13 @@ __all__ = [
     "clamp_codes",
     "engine_format",
     "image",
+    "needs",
     "negated",
     "nests",
     "powers",
     "refuse",
     "two",
+    "without",
 ]
 
 Pair = tuple[int, int]
@@ -235,6 +237,19 @@ class Lowered:
 def refuse(layer: L.LayerBase, why: str) -> CompileError:
     """The error of a layer the co-processor does not do."""
     return CompileError(f"layer '{layer.name}' ({type(layer).__name__}): {why}")
+
+
+def needs(low: Lowered, layer: L.LayerBase, kind: str) -> None:
+    """Refuse a layer whose kind of exec the co-processor has no gates for."""
+    if low.spec.lacks(kind):
+        raise refuse(layer, f"it needs {kind}, {without(low.spec, kind)}")
+
+
+def without(spec: CoprocessorSpec, kind: str) -> str:
+    """That there are no gates for a kind of exec, and who has them."""
+    return f"which {spec.name} has no gates for: choose a spec that has them, such as " + (
+        catalog.with_kind(spec, kind).name
+    )
 
 
 def image(shape: tuple[int, ...]) -> tuple[int, int, int] | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from opennpe.golden import layers as L
 from opennpe.host.jobs import Stored, Turn
-from opennpe.host.lowered import Lowered, Pair, image, refuse
+from opennpe.host.lowered import Lowered, Pair, image, needs, refuse
 from opennpe.host.view import CHANNEL, PIXEL, View, merged, places, plain
 
 __all__ = ["as_columns", "as_image", "as_rows", "is_rows", "part_of", "turned", "whole_view"]
@@ -19,10 +19,11 @@ def turned(low: Lowered, layer: L.LayerBase, source: Stored, size: Pair | None =
         size: (height, width) of the copy's pixels; a column unless given.
 
     Raises:
-        CompileError: an array that cannot transpose.
+        CompileError: a co-processor that cannot transpose.
     """
     if source.name in low.turned:
         return low.stored[low.turned[source.name]]
+    needs(low, layer, "transpose")
     rows, columns = low.spec.array.rows, low.spec.line_words
     if rows != columns:
         raise refuse(

@@ -20,6 +20,7 @@ from opennpe.golden.commands import PARAMETER_LINES, WIDEN
 from opennpe.golden.errors import CompileError, ProgramError
 from opennpe.golden.network import Network
 from opennpe.golden.spec import CoprocessorSpec
+from opennpe.host.lowered import without
 from opennpe.host.plan import EXEC_CYCLES
 
 __all__ = ["Candidate", "Choice", "best_shape", "candidates", "choose"]
@@ -92,6 +93,8 @@ class Candidate:
     def why_not(self) -> str:
         """Why the co-processor cannot run it sparse; empty if it can."""
         memory, (mode_a, mode_b) = self.spec.memory, self.modes
+        if self.spec.lacks("sparse"):
+            return f"it needs sparse, {without(self.spec, 'sparse')}"
         if not {self.given, self.out, mode_a, mode_b} <= set(self.spec.mac.formats):
             return "a format that the engine does not have"
         widths = {lanes.lanes(f) for f in (self.given, self.out)} | {self.lanes}
@@ -242,7 +245,8 @@ def choose(spec: CoprocessorSpec, network: Network, sparse: Choice) -> set[str]:
     known = {n: c for n, c in known.items() if not c.nonzero.all() and not c.why_not}
     if sparse == "bytes":
         cheaper = {n for n, c in known.items() if c.sparse_bytes < c.dense_bytes}
-        return cheaper if spec.array.rows == spec.line_words else set()
+        square = spec.array.rows == spec.line_words
+        return cheaper if square and not spec.lacks("transpose") else set()
     return _fewest_cycles(spec, network, known)
 
 
@@ -305,7 +309,7 @@ _LOOSE = (L.Activate, L.Add, L.Convert, L.Reshape, L.Slice, L.Transpose)
 def _turn(spec: CoprocessorSpec, network: Network, name: str, turned: set[str]) -> float:
     if name in turned:
         return 0.0
-    if spec.array.rows != spec.line_words:
+    if spec.array.rows != spec.line_words or spec.lacks("transpose"):
         return math.inf
     turned.add(name)
     return math.prod(network.tensors[name].shape) / spec.array.rows + EXEC_CYCLES

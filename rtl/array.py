@@ -19,7 +19,7 @@ from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.microops import WEIGHTS
 from opennpe.rtl.operands import FOLDS, max_folds
 from opennpe.rtl.order import Larger, spread
-from opennpe.rtl.sequence import by_lanes, lanes_of
+from opennpe.rtl.sequence import by_lanes, lanes_of, of_kind
 
 __all__ = ["EngineArray"]
 
@@ -175,7 +175,7 @@ class EngineRow(wiring.Component):
             offered.eq(self.step & (~largest | self.group_last)),
         ]
         shared = self._elements(m, self.words, lanes)
-        sparse = self.kind == KINDS.index("sparse")
+        sparse = of_kind(spec, self.kind, "sparse")
         spread_weight, spread_bias, spread_shift = self._spread(lanes)
         engines = [Engine(spec.engine) for _ in range(spec.array.columns)]
         for column, engine in enumerate(engines):

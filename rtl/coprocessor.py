@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from opennpe.golden.commands import TABLE_LINES, TARGETS, UNITS
@@ -17,6 +17,7 @@ from opennpe.rtl.dispatch import Dispatcher
 from opennpe.rtl.execute import Execute
 from opennpe.rtl.fill import Fill
 from opennpe.rtl.load import Load
+from opennpe.rtl.memories import Lines
 from opennpe.rtl.results import PARTS
 from opennpe.rtl.store import Store
 
@@ -153,7 +154,7 @@ class Coprocessor(wiring.Component):
         """One write port, results first; one read port, fills first."""
         spec = self.spec
         depth, bits = spec.memory.buffer_lines, 8 * spec.line_bytes
-        m.submodules.buffer = buffer = memory.Memory(shape=bits, depth=depth, init=[])
+        m.submodules.buffer = buffer = Lines(bits, depth)
         write = buffer.write_port(granularity=bits // PARTS)
         read = buffer.read_port()
         loaded = load.writes.payload

@@ -6,13 +6,14 @@ from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Signal, Value
-from amaranth.lib import data, enum, memory, stream, wiring
+from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from opennpe.golden.commands import FIELDS, OPS, TARGETS, UNITS, WAITS, unit_count
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import UNIT_BYTES, CoprocessorSpec
 from opennpe.rtl.axi import CAUSE_BITS, command_layout
+from opennpe.rtl.memories import Lines
 
 __all__ = ["COUNT_BITS", "Dispatcher", "Queue"]
 
@@ -146,7 +147,7 @@ class Dispatcher(wiring.Component):
         m = Module()
         spec = self.spec
         bits = 8 * spec.line_bytes
-        m.submodules.memory = store = memory.Memory(shape=bits, depth=self.depth, init=[])
+        m.submodules.memory = store = Lines(bits, self.depth)
         write, read = store.write_port(), store.read_port()
         m.d.comb += [
             write.addr.eq(self.write_line),

@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
-from opennpe.golden.commands import KINDS, TABLE_LINES
+from opennpe.golden.commands import TABLE_LINES
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.array import EngineArray
@@ -18,7 +18,7 @@ from opennpe.rtl.legal import illegal
 from opennpe.rtl.operands import Place, Row, max_folds, next_place
 from opennpe.rtl.results import PARTS, Results
 from opennpe.rtl.rowwise import RowUnits
-from opennpe.rtl.sequence import Group, Sequence, row_kind
+from opennpe.rtl.sequence import Group, Sequence, of_kind, row_kind
 from opennpe.rtl.transpose import Transpose
 from opennpe.rtl.weights import Weights
 
@@ -102,7 +102,7 @@ class Execute(wiring.Component):
         stepping, ended = Signal(), Signal()
         owing = Signal()  # results of an exec are under way, in the engines or behind them
         m.submodules.rowwise = rowwise = RowUnits(spec)
-        transposing, by_rows = c.kind == KINDS.index("transpose"), row_kind(c.kind)
+        transposing, by_rows = of_kind(spec, c.kind, "transpose"), row_kind(spec, c.kind)
         m.d.comb += [
             go.eq(Mux(by_rows, rowwise.ready | ~stepping, array.go)),
             sequence.command.eq(c),
@@ -198,7 +198,7 @@ class Execute(wiring.Component):
         given = self.commands.payload
         ended, owing = flags
         starts = (state == State.WAIT) & ~owing
-        finishes = c.finish & (c.kind != KINDS.index("transpose"))
+        finishes = c.finish & ~of_kind(self.spec, c.kind, "transpose")
         slot_last = Signal()
         slots = Signal(range(self.spec.array.rows * max_folds(self.spec) + 1))
         m.d.comb += [
@@ -260,7 +260,7 @@ class Execute(wiring.Component):
                 row.eq(0),
             ]
         # The rows of a sparse exec's row block have their pixels in common.
-        sparse = c.kind == KINDS.index("sparse")
+        sparse = of_kind(self.spec, c.kind, "sparse")
         among = row & ((1 << c.block_rows) - 1)
         with m.If((state == State.SETUP) & (~sparse | (among + 1 == 1 << c.block_rows))):
             m.d.sync += place.eq(following)
@@ -286,7 +286,9 @@ class Execute(wiring.Component):
         f_valid, f_group = Signal(), Signal(Group)
         s_valid, s_group, element = Signal(), Signal(Group), Signal(2)
         final, more = Signal(), Signal()
-        largest = c.kind == KINDS.index("max")
+        largest = of_kind(self.spec, c.kind, "max")
+        by_rows = row_kind(self.spec, c.kind)
+        transposing = of_kind(self.spec, c.kind, "transpose")
         with m.If(go):
             m.d.sync += [
                 e_valid.eq(sequence.ends),
@@ -300,9 +302,9 @@ class Execute(wiring.Component):
             final.eq(element + 1 == s_group.elements),
             more.eq(s_valid & ~final),
             ended.eq(go & ~(sequence.ends | e_valid | f_valid | more)),
-            array.step.eq(s_valid & ~row_kind(c.kind) & (c.kind != KINDS.index("transpose"))),
-            rowwise.step.eq(s_valid & row_kind(c.kind)),
-            transpose.step.eq(s_valid & (c.kind == KINDS.index("transpose"))),
+            array.step.eq(s_valid & ~by_rows & ~transposing),
+            rowwise.step.eq(s_valid & by_rows),
+            transpose.step.eq(s_valid & transposing),
             *(taker.element.eq(element) for taker in takers),
             rowwise.line_last.eq(final),
             *(taker.last.eq(s_group.last & final) for taker in (rowwise, transpose)),

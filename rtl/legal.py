@@ -14,7 +14,7 @@ from opennpe.rtl.microops import WIDEN_BITS, whole_records
 from opennpe.rtl.operands import max_folds
 from opennpe.rtl.results import code_lanes
 from opennpe.rtl.rowwise import settings_of
-from opennpe.rtl.sequence import by_lanes, lanes_of
+from opennpe.rtl.sequence import by_lanes, lanes_of, of_kind
 
 __all__ = ["illegal"]
 
@@ -28,7 +28,8 @@ def illegal(spec: CoprocessorSpec, given: Any) -> Value:
     lanes, out_lanes = lanes_of(given.mode_a, given.mode_b), code_lanes(given.out)
     folds = 1 << given.fold
     uneven = lanes_of(given.mode_a, given.mode_a) != lanes_of(given.mode_b, given.mode_b)
-    is_kind = {name: given.kind == KINDS.index(name) for name in KINDS}
+    is_kind = {name: of_kind(spec, given.kind, name) for name in KINDS}
+    known = Cat(is_kind.values()).any()
     by_rows = Cat(is_kind[name] for name in ROW_KINDS).any()
     whole = given.begin & given.finish
     plain = whole & ~given.fold.any() & ~given.table
@@ -37,7 +38,7 @@ def illegal(spec: CoprocessorSpec, given: Any) -> Value:
     return (
         zero
         | uneven
-        | (given.kind >= len(KINDS))
+        | ~known
         | (given.last_elements > lanes)
         | (folds > max_folds(spec))
         | (given.fold.any() & (lanes != out_lanes))
@@ -78,6 +79,6 @@ def _row(spec: CoprocessorSpec, given: Any, lanes: Value) -> Value:
     most = by_lanes(lanes, whole, whole << 1, whole << 2)
     units: dict[str, Any] = {"softmax": spec.softmax_unit, "norm": spec.norm_unit}
     limits = [given.inputs <= units[name].max_length for name in ROW_KINDS]
-    kinds = [given.kind == KINDS.index(name) for name in ROW_KINDS]
+    kinds = [of_kind(spec, given.kind, name) for name in ROW_KINDS]
     short = Cat(a & b for a, b in zip(kinds, limits, strict=True)).any()
     return short & given.inputs.any() & (given.inputs <= most) & (given.tiles == 2)

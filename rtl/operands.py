@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
-from opennpe.golden.commands import KINDS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.axi import command_layout
+from opennpe.rtl.memories import Lines
+from opennpe.rtl.sequence import of_kind
 
 __all__ = ["FOLDS", "Place", "Row", "max_folds", "next_place"]
 
@@ -109,9 +110,7 @@ class Row(wiring.Component):
             inside.eq((iy >= 0) & (iy < c.height) & (ix >= 0) & (ix < c.width)),
         ]
         word_bits = ceil_log2(self.spec.line_words)
-        m.submodules.memory = store = memory.Memory(
-            shape=bits, depth=self.spec.memory.operand_lines, init=[]
-        )
+        m.submodules.memory = store = Lines(bits, self.spec.memory.operand_lines)
         write, read = store.write_port(), store.read_port()
         m.d.comb += [
             write.addr.eq(self.write_line),
@@ -138,7 +137,7 @@ class Row(wiring.Component):
         gathered = Signal(width, reset_less=True)
         gathered_inside = Signal(FOLDS, reset_less=True)
         kind = self.command.kind
-        dense = (kind == KINDS.index("dense")) | (kind == KINDS.index("transpose"))
+        dense = of_kind(self.spec, kind, "dense", "transpose")
         with m.If(self.go & valid):
             with m.If(dense):
                 found = Mux(inside, line.word_select(word, 16), 0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
-from opennpe.golden.commands import KINDS, TABLE_LINES
+from opennpe.golden.commands import TABLE_LINES
 from opennpe.golden.formats import ENGINE_FORMATS, get
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
@@ -16,8 +16,9 @@ from opennpe.rtl import ports
 from opennpe.rtl.axi import CAUSE_BITS, command_layout
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import SLOTS, WORD_BITS
+from opennpe.rtl.memories import Lines
 from opennpe.rtl.order import Clamp, spread
-from opennpe.rtl.sequence import lanes_of, row_kind
+from opennpe.rtl.sequence import lanes_of, of_kind, row_kind
 
 __all__ = ["PARTS", "Gather", "Results"]
 
@@ -131,7 +132,7 @@ class Results(wiring.Component):
         line_done, row_done, tile_done, move = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             # A row's results never wait: the tile moves on in the cycle in which the next begins.
-            self.ready.eq(~full | (move & row_kind(c.kind))),
+            self.ready.eq(~full | (move & row_kind(self.spec, c.kind))),
             self.blocked.eq(self.valid & full),
             subs.eq(Mux(lanes > out_lanes, Mux(lanes > 2 * out_lanes, 4, 2), 1)),
             row_done.eq(line_done & (sub + 1 == subs)),
@@ -190,7 +191,8 @@ class Results(wiring.Component):
         part = Signal(2)
         after = Signal(20)
         tile_last, line_last = Signal(), Signal()
-        by_rows, sparse = row_kind(c.kind), c.kind == KINDS.index("sparse")
+        by_rows = row_kind(self.spec, c.kind)
+        sparse = of_kind(self.spec, c.kind, "sparse")
         block = Signal(3)  # channels that a row block of a sparse exec has
         origin = Signal(20)  # where its pixel tile's first channel goes
         in_block = Signal(2)
@@ -290,7 +292,7 @@ class Results(wiring.Component):
         ]
         m.d.sync += phase.eq(Mux(looked, phase + 1, 0))
         for i in range(columns):
-            entries = memory.Memory(shape=WORD_BITS, depth=TABLE_LINES, init=[])
+            entries = Lines(WORD_BITS, TABLE_LINES)
             m.submodules[f"table{i}"] = entries
             write, read = entries.write_port(), entries.read_port()
             word = line[i * WORD_BITS : (i + 1) * WORD_BITS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -14,7 +14,7 @@ from opennpe.rtl.axi import command_layout
 from opennpe.rtl.lanes import Pair, pair_of
 from opennpe.rtl.microops import INDEX_BITS
 
-__all__ = ["Group", "Sequence", "by_lanes", "lanes_of", "row_kind"]
+__all__ = ["Group", "Sequence", "by_lanes", "lanes_of", "of_kind", "row_kind"]
 
 WORD_BITS = 16
 """Bits of an operand address, in words."""
@@ -29,9 +29,16 @@ Group = data.StructLayout(
 """What the array is told of the words that a group of fetches brings: one a fold."""
 
 
-def row_kind(kind: Value) -> Value:
+def of_kind(spec: CoprocessorSpec, kind: Value, *names: str) -> Value:
+    """Whether an exec is of one of these kinds; constant where there are gates for none."""
+    return Cat(
+        Const(0, 1), *(kind == KINDS.index(name) for name in names if not spec.lacks(name))
+    ).any()
+
+
+def row_kind(spec: CoprocessorSpec, kind: Value) -> Value:
     """Whether an exec takes rows twice."""
-    return Cat(*(kind == KINDS.index(name) for name in ROW_KINDS)).any()
+    return of_kind(spec, kind, *ROW_KINDS)
 
 
 def lanes_of(mode_a: Value, mode_b: Value) -> Value:
@@ -94,9 +101,10 @@ class Sequence(wiring.Component):
         cycle = Signal(3)
         word, kx, ky = Signal(8), Signal(8), Signal(8)
         block, tile, line = Signal(12), Signal(12), Signal(20)
-        elementwise = (c.kind == KINDS.index("dense")) | (c.kind == KINDS.index("transpose"))
-        by_rows = row_kind(c.kind)
-        sparse = c.kind == KINDS.index("sparse")
+        spec = self.spec
+        elementwise = of_kind(spec, c.kind, "dense", "transpose")
+        by_rows = row_kind(spec, c.kind)
+        sparse = of_kind(spec, c.kind, "sparse")
         folds, elements = Signal(3), Signal(3)
         later = Signal()  # not the sum's first block
         before = Signal(3)  # steps of the group before, which this one's fetches hide behind

@@ -40,6 +40,8 @@ CLEARED = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 """In RTLIL, contents of a memory at the start that are all zero."""
+UNTOLD = re.compile(r"^ *\(\* (?!no_rw_check\b).* \*\)\n", re.MULTILINE)
+"""In Verilog, attributes that say nothing to synthesis; one does (:mod:`opennpe.rtl.memories`)."""
 
 
 def verilog(spec: EngineSpec, top: str = TOP) -> str:
@@ -73,12 +75,11 @@ def convert(design: wiring.Component, top: str) -> str:
             "proc -nomux -norom",
             "memory_collect",
             "opt_clean",
-            f"write_verilog -norename -noattr {target}",
+            f"write_verilog -norename {target}",
         )
         # The writer numbers the register that starts its processes by all that came before.
-        return re.sub(
-            r"\\\$auto\$verilog_backend\.cc:\d+:\w+\$\d+", r"\\$start", target.read_text()
-        )
+        text = UNTOLD.sub("", target.read_text())
+        return re.sub(r"\\\$auto\$verilog_backend\.cc:\d+:\w+\$\d+", r"\\$start", text)
 
 
 def manifest(spec: EngineSpec, top: str = TOP) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
-from opennpe.golden.commands import KINDS, PARAMETER_LINES
+from opennpe.golden.commands import PARAMETER_LINES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.axi import command_layout
 from opennpe.rtl.lanes import WORD_BITS
+from opennpe.rtl.memories import Lines
 from opennpe.rtl.microops import INDEX_BITS, WEIGHTS, MicroOps
+from opennpe.rtl.sequence import of_kind
 from opennpe.rtl.widen import widened_code
 
 __all__ = ["Weights"]
@@ -70,11 +72,9 @@ class Weights(wiring.Component):
         m = Module()
         spec, c = self.spec, self.command
         bits = 8 * spec.line_bytes
-        largest, sparse = (c.kind == KINDS.index(name) for name in ("max", "sparse"))
-        m.submodules.weights = held = memory.Memory(
-            shape=bits, depth=spec.memory.weight_lines, init=[]
-        )
-        m.submodules.microops = microops = MicroOps(spec)
+        largest, sparse = (of_kind(spec, c.kind, name) for name in ("max", "sparse"))
+        m.submodules.weights = held = Lines(bits, spec.memory.weight_lines)
+        microops = None if spec.lacks("sparse") else MicroOps(spec)
         write, read = held.write_port(), held.read_port()
         line, tile = Signal(ceil_log2(spec.memory.weight_lines)), Signal(12)
         over = Signal()
@@ -83,11 +83,16 @@ class Weights(wiring.Component):
             write.addr.eq(self.load_line),
             write.data.eq(self.load_data),
             write.en.eq(self.weights_enable),
-            read.addr.eq(Mux(sparse, microops.read_line, line)),
-            read.en.eq(Mux(sparse, microops.read_enable, self.ahead)),
+            read.addr.eq(line),
+            read.en.eq(self.ahead),
             self.weights.eq(read.data),
-            microops.read_data.eq(read.data),
         ]
+        if microops is not None:
+            m.submodules.microops = microops
+            m.d.comb += microops.read_data.eq(read.data)
+            with m.If(sparse):
+                m.d.comb += [read.addr.eq(microops.read_line), read.en.eq(microops.read_enable)]
+            self._records(m, microops)
         with m.If(self.ahead):
             with m.If(self.sum_done | ~largest):
                 m.d.sync += line.eq(Mux(over, c.weight_line, line + 1))
@@ -95,7 +100,6 @@ class Weights(wiring.Component):
                 m.d.sync += tile.eq(Mux(over, 0, tile + 1))
         with m.If(self.start):
             m.d.sync += [line.eq(c.weight_line), tile.eq(0)]
-        self._records(m, microops)
         self._parameters(m, tile, sparse)
         return m
 
@@ -136,9 +140,7 @@ class Weights(wiring.Component):
             m.d.sync += self.channel.eq(channel)
         found = []
         for i in range(PARAMETER_LINES):
-            held = memory.Memory(
-                shape=8 * spec.line_bytes, depth=spec.memory.parameter_tiles, init=[]
-            )
+            held = Lines(8 * spec.line_bytes, spec.memory.parameter_tiles)
             m.submodules[f"parameters{i}"] = held
             write, read = held.write_port(), held.read_port()
             m.d.comb += [

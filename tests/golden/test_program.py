@@ -186,7 +186,7 @@ def test_another_version_and_no_file(tmp_path):
     data = bytearray(path.read_bytes())
     data[8] = 9
     path.write_bytes(data)
-    with pytest.raises(ProgramError, match="of version 9, expected 2"):
+    with pytest.raises(ProgramError, match="of version 9, expected 3"):
         program.load(path)
     with pytest.raises(ProgramError, match="cannot write"):
         program.save(made(), tmp_path / "none" / "p")
