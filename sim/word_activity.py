@@ -74,11 +74,14 @@ def decoded(a: str, b: str) -> Decoded:
     if fa.bits != fb.bits:
         raise DataError(f"{a} and {b} differ in width: widen the narrower before the engine")
     lanes = 16 // int(fa.bits)
-    sides = (*_table(fa), *_table(fb))
-    return Decoded(int(fa.bits), lanes, *sides, mac.GROUP_BITS // lanes)
+    left, right = _table(fa), _table(fb)
+    width = mac.GROUP_BITS // lanes
+    return Decoded(
+        int(fa.bits), lanes, left[0], left[1], left[2], right[0], right[1], right[2], width
+    )
 
 
-def _table(fmt: Any) -> tuple[NDArray[np.int16], ...]:
+def _table(fmt: Any) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
     count = 1 << int(fmt.bits)
     found = np.zeros((3, count), dtype=np.int64)
     top = int(fmt.significand_bits)
@@ -93,7 +96,7 @@ def _table(fmt: Any) -> tuple[NDArray[np.int16], ...]:
 
 
 @inlined
-def _ones(value: Any) -> int:
+def _ones(value: Any) -> np.int64:
     """Bits set in a uint64."""
     x = np.uint64(value)
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
