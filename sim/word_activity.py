@@ -20,7 +20,7 @@ __all__ = ["Decoded", "Sums", "count", "decoded"]
 
 Words = NDArray[np.uint16]
 (WORD, ZERO_WORD, CHANGE, SUM, LANE, PORT_A, PORT_B, DECODE_A, DECODE_B, OPERAND, PARTIAL, PRODUCT,
- SHIFT, ADDEND, ADDED, TOTAL, CARRY) = range(len(CLASSES))  # fmt: skip
+ SHIFT, ADDEND, ADDED, TOTAL, CARRY, DRAINED, NEGATIVE, SIGN) = range(len(CLASSES))  # fmt: skip
 
 BYTE = 0xFF
 """Bits of an exponent, the sign among them."""
@@ -106,6 +106,14 @@ def _ones(value: Any) -> np.int64:
 
 
 @inlined
+def _top(low: Any, high: Any, width: int) -> np.int64:
+    """The sign bit of a lane."""
+    if width > 64:
+        return np.int64(high >> np.uint64(width - 65))
+    return np.int64((low >> np.uint64(width - 1)) & np.uint64(1))
+
+
+@inlined
 def _addend(product: int, shift: int, negative: int, mask_low: Any, mask_high: Any) -> Any:
     """Two halves of a product on the grid in two's complement, cut to a lane."""
     low, high = np.uint64(0), np.uint64(0)
@@ -140,6 +148,7 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
     added = np.zeros((4, 2), dtype=np.uint64)
     total = np.zeros((4, 2), dtype=np.uint64)
     carried = np.zeros((4, 2), dtype=np.uint64)
+    left = np.zeros(2, dtype=np.uint64)
     old_a, old_b = np.uint64(0), np.uint64(0)
     warm, was_nothing = False, False
     scrap = np.zeros(out.shape[1])
@@ -196,12 +205,20 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
                     new_high = (base_high + high + over) & mask_high
                     new_low &= mask_low
                     row[TOTAL] += _ones(new_low ^ total[lane, 0]) + _ones(new_high ^ total[lane, 1])
+                    row[SIGN] += _top(total[lane, 0] ^ new_low, total[lane, 1] ^ new_high, d.width)
                     carry_low = new_low ^ base_low ^ low
                     carry_high = (new_high ^ base_high ^ high) & mask_high
                     row[CARRY] += _ones(carry_low ^ carried[lane, 0])
                     row[CARRY] += _ones(carry_high ^ carried[lane, 1])
                     total[lane, 0], total[lane, 1] = new_low, new_high
                     carried[lane, 0], carried[lane, 1] = carry_low, carry_high
+            if k + 1 < len(s.begins) and not s.begins[k + 1]:
+                continue
+            for lane in range(lanes):
+                row = out[r] if lane or warm else scrap
+                row[DRAINED] += _ones(total[lane, 0] ^ left[0]) + _ones(total[lane, 1] ^ left[1])
+                row[NEGATIVE] += _top(total[lane, 0], total[lane, 1], d.width)
+                left[0], left[1] = total[lane, 0], total[lane, 1]
 
 
 def count(a: str, b: str, sums: Sums, joined: bool = False) -> NDArray[np.float64]:
