@@ -94,10 +94,10 @@ def component(board: Board, spec: CoprocessorSpec, design: str, hz: float) -> wi
         from opennpe.rtl.engine import Engine
 
         return Wrapped(Engine(spec.engine))
-    from opennpe.rtl.board_top import BoardTop
-
-    spec.check_coprocessor()
-    return BoardTop(spec, hz, board.baud, board.memory_bytes)
+    raise SpecError(
+        f"{spec.name} is a co-processor, and there is no link from a board's pins to one yet: "
+        "choose EDGE_1X1, one engine"
+    )
 
 
 def memory_bits(board: Board, spec: CoprocessorSpec) -> int:

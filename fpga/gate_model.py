@@ -256,9 +256,9 @@ class _Builder:
         table = truth_table(state.next_state, inputs)
         domain = self.domain_of[net]
         self.domain_cost[domain] += 2 * (clock.energy_fj + self.half_cv2 * clock.capacitance_ff)
-        for pin in inputs:
-            if pins[pin] >= 0:
-                self.pin_cost[pins[pin]] += cell.pins[pin].energy_fj
+        for held in inputs:
+            if pins[held] >= 0:
+                self.pin_cost[pins[held]] += cell.pins[held].energy_fj
         self.flops.append((table, [pins[n] for n in inputs], domain))
         for pin in cell.pins.values():
             if pin.direction != "output" or pins[pin.name] < 0:

@@ -45,6 +45,9 @@ CLASSES = (
     "added",
     "total",
     "carry",
+    "drained",
+    "negative",
+    "sign",
 )
 """What is counted.
 
@@ -55,7 +58,9 @@ what each step sees: the words at the ports; significands and exponents as they 
 those held for the multiplier, where words of zeros leave no trace; the product; the exponent that
 it is shifted by; the product on the accumulator's grid, held; the same as it is added, zero for
 words of zeros; the sum. partial: bits of one significand that toggle times ones in the other, both
-ways. carry: toggles of the carries of the addition.
+ways. carry: toggles of the carries of the addition. drained: of a lane's sum from one lane that
+leaves to the next. negative: lanes that leave with a sum below zero. sign: lanes whose sum changes
+its sign at a word.
 """
 
 LIMITS = {"modes": 16, "bytes": 1 << 20}
