@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from opennpe.golden.errors import TechError
+from opennpe.golden.whole import replacing
 
 __all__ = ["CLASSES", "MODES", "SCHEMA", "Coefficients", "load", "mode_of", "save", "shipped"]
 
@@ -169,19 +169,9 @@ def save(coefficients: Coefficients, path: str | os.PathLike[str]) -> None:
     """Write the file whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(coefficients.summary(), indent=1) + "\n"
-    with tempfile.NamedTemporaryFile(
-        "w", dir=target.parent, prefix=f".{target.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(target) as temporary:
+        text = json.dumps(coefficients.summary(), indent=1) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def shipped() -> tuple[str, ...]:
