@@ -13,6 +13,7 @@ __all__ = [
     "EDGE_8X8",
     "EDGE_16X16",
     "STRICT_4X4",
+    "ULX3S_4X4",
     "get",
     "with_kind",
 ]
@@ -50,6 +51,15 @@ STRICT_4X4 = CoprocessorSpec(
 )
 """EDGE_4X4 with the posit standard's underflow rule. supported"""
 
+ULX3S_4X4 = CoprocessorSpec(
+    "ULX3S_4X4",
+    ArraySpec(rows=4, columns=4),
+    MemorySpec(buffer_lines=8192, operand_lines=1024, weight_lines=4096),
+    kinds=(),
+)
+"""EDGE_4X4 for an ECP5 of 84 thousand LUT4s: products, sums and maxima only; 64 KiB of buffer,
+8 KiB a row, 32 KiB of weights. supported"""
+
 CATALOG = {
     spec.name: spec
     for spec in (
@@ -59,6 +69,7 @@ CATALOG = {
         EDGE_8X8,
         EDGE_16X16,
         STRICT_4X4,
+        ULX3S_4X4,
     )
 }
 
