@@ -9,8 +9,8 @@ from opennpe.golden import layer_norm, machine_rows, microops, softmax
 from opennpe.golden.commands import KINDS, PARAMETER_LINES, SETTINGS, TARGETS, WIDEN
 from opennpe.golden.errors import ProgramError
 from opennpe.golden.formats import ENGINE_FORMATS, get
+from opennpe.golden.spec import OPTIONAL_KINDS
 
-OTHERS = ("sparse", "transpose", "softmax", "norm")
 PLAIN = {
     "begin": 1, "finish": 1, "blocks": 1, "kernel_y": 1, "kernel_x": 1, "words": 1,
     "last_words": 1, "last_elements": 1, "height": 1, "width": 1, "limit": 1, "tiles": 1,
@@ -18,12 +18,19 @@ PLAIN = {
 
 
 def add_kind(b: Any, side: int) -> None:
-    """One exec of a kind of its own, with loads, fills and stores; ``b`` builds the list."""
-    kinds = OTHERS if b.spec.array.rows == b.spec.array.columns else ("sparse", "softmax", "norm")
+    """One exec of a kind of its own, with loads, fills and stores; ``b`` builds the list.
+
+    In place of kinds that its spec lacks come products, unless the list is to be ``illegal``.
+    """
+    square = b.spec.array.rows == b.spec.array.columns
+    kinds = [k for k in OPTIONAL_KINDS if square or k != "transpose"]
     kind = str(b.rng.choice(kinds))
+    if b.spec.lacks(kind) and not b.illegal:
+        return b.round(side)
     mode = b.pick(0, 3)
     name = ENGINE_FORMATS[mode]
     {"sparse": _sparse, "transpose": _transpose}.get(kind, _row)(b, side, kind, mode, name)
+    return None
 
 
 def _operands(b: Any, side: int, name: str, nan: bool, before: dict[str, int]) -> tuple[int, int]:

@@ -31,14 +31,19 @@ class Case:
     outputs: int
 
 
-def case(spec: CoprocessorSpec, rng: np.random.Generator, rounds: int = 3) -> Case:
-    """``rounds`` execs with their loads, fills and stores, overlapping where memories allow it."""
-    return _Builder(spec, rng).build(rounds)
+def case(
+    spec: CoprocessorSpec, rng: np.random.Generator, rounds: int = 3, illegal: bool = False
+) -> Case:
+    """``rounds`` execs with their loads, fills and stores, overlapping where memories allow it.
+
+    ``illegal``: there may be execs of kinds that the spec lacks.
+    """
+    return _Builder(spec, rng, illegal).build(rounds)
 
 
 class _Builder:
-    def __init__(self, spec: CoprocessorSpec, rng: np.random.Generator) -> None:
-        self.spec, self.rng = spec, rng
+    def __init__(self, spec: CoprocessorSpec, rng: np.random.Generator, illegal: bool) -> None:
+        self.spec, self.rng, self.illegal = spec, rng, illegal
         self.commands: list[Command] = []
         self.counts = dict.fromkeys(("load", "fill", "exec", "store"), 0)
         self.data: list[np.ndarray] = []
