@@ -18,7 +18,7 @@ import on_gates
 import pytest
 from command_lists import case, windows
 from opennpe.golden import catalog, reference
-from opennpe.golden.commands import KINDS, WAITS, Command, encode
+from opennpe.golden.commands import KINDS, PARAMETER_LINES, WAITS, Command, encode
 from opennpe.golden.errors import (
     AccumulatorError,
     CompileError,
@@ -32,7 +32,9 @@ from opennpe.golden.registers import MemorySettings, capabilities
 from opennpe.golden.spec import OPTIONAL_KINDS
 from opennpe.host.compile import compile
 from opennpe.rtl.cosim import Cosim, Start
+from opennpe.rtl.top_verilog import coprocessor_verilog
 from opennpe.sim.coprocessor import Outside, cycles, cycles_of
+from read_write import poisoned
 
 sys.path.append(str(Path(__file__).parents[1] / "host"))
 from host_cases import SPECS, Builder, random_network
@@ -259,3 +261,19 @@ def test_damaged_lists_neither_hang_nor_write_outside():
         assert (gates.memory[len(memory) :] == 0xA5).all()
     assert min(seen["ran"], seen["stopped"]) > DAMAGED // 10, seen
     assert seen["long"] < DAMAGED // 5, seen
+
+
+@pytest.mark.regress
+@pytest.mark.timeout(1800)
+def test_no_line_is_used_that_was_read_in_the_cycle_of_its_write():
+    """Synthesis is told so: bits of such reads may be anything, and nothing changes.
+
+    Where a write of any other line spoils a read as well, much changes.
+    """
+    spec = SPECS["2x2"]
+    changed, memories = poisoned(coprocessor_verilog(spec))
+    assert memories == PARAMETER_LINES + spec.array.rows + spec.array.columns + 3
+    compare_lists(spec, Cosim(spec, MEMORY, verilog=changed), LISTS)
+    spoilt, _ = poisoned(coprocessor_verilog(spec), same=False)
+    with pytest.raises((AssertionError, DeviceError)):
+        compare_lists(spec, Cosim(spec, MEMORY, verilog=spoilt), LISTS)
