@@ -263,6 +263,13 @@ def test_damaged_lists_neither_hang_nor_write_outside():
     assert seen["long"] < DAMAGED // 5, seen
 
 
+def test_synthesis_is_told_of_every_memory():
+    """Buffer, commands and weights; parameters; operands a row; tables a column."""
+    spec = SPECS["2x2"]
+    _, memories = poisoned(coprocessor_verilog(spec))
+    assert memories == 3 + PARAMETER_LINES + spec.array.rows + spec.array.columns
+
+
 @pytest.mark.regress
 @pytest.mark.timeout(1800)
 def test_no_line_is_used_that_was_read_in_the_cycle_of_its_write():
@@ -271,8 +278,7 @@ def test_no_line_is_used_that_was_read_in_the_cycle_of_its_write():
     Where a write of any other line spoils a read as well, much changes.
     """
     spec = SPECS["2x2"]
-    changed, memories = poisoned(coprocessor_verilog(spec))
-    assert memories == PARAMETER_LINES + spec.array.rows + spec.array.columns + 3
+    changed, _ = poisoned(coprocessor_verilog(spec))
     compare_lists(spec, Cosim(spec, MEMORY, verilog=changed), LISTS)
     spoilt, _ = poisoned(coprocessor_verilog(spec), same=False)
     with pytest.raises((AssertionError, DeviceError)):

@@ -98,6 +98,12 @@ def test_a_board_too_small_for_the_engines_is_refused(monkeypatch):
     build.check_size(boards.get("ulx3s"), spec, "coprocessor")
 
 
+def test_the_spec_of_the_ulx3s_leaves_half_its_block_ram():
+    board, spec = boards.get("ulx3s"), catalog.ULX3S_4X4
+    assert build.memory_bits(board, spec) < board.memory_bits // 2
+    assert build.memory_bits(board, catalog.EDGE_4X4) > board.memory_bits * 0.6
+
+
 def test_a_missing_tool_names_its_cure(monkeypatch):
     def missing(name):
         raise toolchain.metadata.PackageNotFoundError(name)
