@@ -159,6 +159,13 @@ def test_kinds_left_out_are_illegal_commands(name):
     assert seen["run"] > 5 and all(seen[k] > 3 for k in KINDS if spec.lacks(k)), seen
 
 
+def test_gates_that_lack_a_kind_that_golden_has_are_seen():
+    """The comparison can fail: such gates stop where the machine runs."""
+    spec = replace(LESS["products"], kinds=("sparse",))
+    with pytest.raises(DeviceError, match="stopped with an error: an illegal command"):
+        compare_lists(spec, Cosim(LESS["products"], MEMORY), 20)
+
+
 @less
 def test_gates_tell_their_kinds(name):
     gates, told = Cosim(LESS[name], MEMORY), capabilities(LESS[name])
