@@ -15,6 +15,7 @@ from amaranth.lib import data, wiring
 from opennpe.golden import formats
 from opennpe.golden.mac import grid_exponent
 from opennpe.golden.spec import CoprocessorSpec, EngineSpec
+from opennpe.golden.whole import replacing
 from opennpe.rtl import ports, yosys
 from opennpe.rtl.engine import Engine
 from opennpe.rtl.hierarchy import Blocks
@@ -190,9 +191,5 @@ def write_text(path: Path, text: str) -> None:
     """Atomically, and only when the text changed."""
     if path.is_file() and path.read_text() == text:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
