@@ -94,6 +94,11 @@ class Receive(wiring.Component):
                         m.next = "IDLE"
                         with m.If(~vote):
                             m.next = "HIGH"
+                        with m.Elif(~wire):
+                            # A faster sender is in its next start bit already: a cycle lost here
+                            # would be lost again with every character.
+                            m.d.sync += [count.eq(1), bit.eq(0), votes.eq(0)]
+                            m.next = "BITS"
                     with m.Elif(bit.any()):
                         m.d.sync += self.data.eq(Cat(self.data[1:], vote))
             with m.State("HIGH"), m.If(wire):
