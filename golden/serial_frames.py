@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from opennpe.golden.errors import DataError
+from opennpe.golden.registers import MemorySettings
 
 __all__ = [
     "CRC_BYTES",
     "CRC_RESIDUE",
     "CRC_START",
+    "DEFAULT_BAUD",
     "ESCAPE",
     "FLAG",
     "FLIP",
@@ -27,6 +29,7 @@ __all__ = [
     "LINK_REGISTERS",
     "LINK_VERSION",
     "MAX_WORDS",
+    "MEMORY_SETTINGS",
     "READ",
     "REPLY_BYTES",
     "SEQUENCES",
@@ -49,6 +52,8 @@ POLYNOMIAL = 0xEDB88320
 """Of CRC-32, its lowest coefficient in the highest bit: bits go lowest first."""
 CRC_START = 0xFFFFFFFF
 CRC_BYTES = 4
+DEFAULT_BAUD = 1_000_000
+"""Of boards and hosts unless told otherwise."""
 WORD = 4
 """Bytes of a word: what addresses are multiples of, and what counts count."""
 MAX_WORDS = 60
@@ -81,6 +86,9 @@ LINK_REGISTERS = {
     **{name: 0x20 + WORD * i for i, name in enumerate(STATISTICS)},
 }
 """Byte offsets in the space "link"."""
+
+MEMORY_SETTINGS = MemorySettings(read_latency=3, read_interval=1, write_latency=1, write_interval=1)
+"""How fast a board's main memory answers its co-processor, as the cycle model takes it."""
 
 _HEADER = struct.Struct("<BHBBI")
 _REPLY = struct.Struct("<BH")

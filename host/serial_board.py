@@ -89,6 +89,10 @@ class SerialBoard:
         """Reset the co-processor; the memory stays."""
         self.link.reset_device()
 
+    def close(self) -> None:
+        """Give up the cable."""
+        self.link.close()
+
 
 class OnBoard:
     """Programs on a co-processor that is reached by a cable.
@@ -101,6 +105,7 @@ class OnBoard:
         memory_bytes: of its main memory.
         clock_hz: of its clock.
         reset: brings it back if it hangs or was left running.
+        close: gives up the cable.
     """
 
     def __init__(
@@ -110,8 +115,9 @@ class OnBoard:
         memory_bytes: int,
         clock_hz: float,
         reset: Callable[[], object] | None = None,
+        close: Callable[[], object] | None = None,
     ) -> None:
-        self.spec, self.board = spec, board
+        self.spec, self.board, self._close = spec, board, close
         self.memory_bytes, self.clock_hz, self.reset = memory_bytes, clock_hz, reset
         self._held = np.zeros(0, dtype=np.uint8)
         self._known = np.zeros(0, dtype=np.bool_)
@@ -119,7 +125,12 @@ class OnBoard:
     @classmethod
     def of(cls, spec: CoprocessorSpec, board: SerialBoard) -> OnBoard:
         """The co-processor of a serial board."""
-        return cls(spec, board, board.memory_bytes, board.clock_hz, board.reset)
+        return cls(spec, board, board.memory_bytes, board.clock_hz, board.reset, board.close)
+
+    def close(self) -> None:
+        """Give up the cable."""
+        if self._close is not None:
+            self._close()
 
     def run(self, program: Program, inputs: Mapping[str, Codes], settings: MemorySettings) -> Run:
         """As :meth:`opennpe.host.backends.Backend.run`; the memory is as fast as it is."""

@@ -6,9 +6,16 @@ from collections.abc import Callable
 
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.board_cosim import Pins, board_library
-from opennpe.rtl.uart import LEAST_DIVISOR
+from opennpe.rtl.uart import LEAST_DIVISOR, divisor
 
-__all__ = ["CLOCK_HZ", "MEMORY_BYTES", "SimulatedPort", "board_memory", "simulated_port"]
+__all__ = [
+    "BAUD",
+    "CLOCK_HZ",
+    "MEMORY_BYTES",
+    "SimulatedPort",
+    "board_memory",
+    "simulated_port",
+]
 
 CLOCK_HZ = 50_000_000
 """Of the simulated board, that of the real ones."""
@@ -70,12 +77,13 @@ def simulated_port(
     spec: CoprocessorSpec,
     memory_bytes: int = MEMORY_BYTES,
     progress: Callable[[int], object] | None = None,
+    baud: int = BAUD,
 ) -> SimulatedPort:
     """The simulated board of a spec, built once and kept in the user's cache.
 
     Raises:
-        SpecError: a spec the co-processor has no gates for.
+        SpecError: a spec the co-processor has no gates for, or a rate the clock does not make.
         ToolError: Verilator or the compiler is missing, or the build failed.
     """
-    library = board_library(spec, CLOCK_HZ, BAUD, memory_bytes)
-    return SimulatedPort(Pins(library, LEAST_DIVISOR), progress=progress)
+    library = board_library(spec, CLOCK_HZ, baud, memory_bytes)
+    return SimulatedPort(Pins(library, divisor(CLOCK_HZ, baud)), CLOCK_HZ, baud, progress)

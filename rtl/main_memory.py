@@ -10,18 +10,13 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from opennpe.golden.errors import SpecError
-from opennpe.golden.registers import MemorySettings
-from opennpe.golden.serial_frames import WORD
+from opennpe.golden.serial_frames import MEMORY_SETTINGS, WORD
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import axi
 
-__all__ = ["SETTINGS", "MainMemory"]
+__all__ = ["MainMemory"]
 
-READ_LATENCY = 3
-SETTINGS = MemorySettings(
-    read_latency=READ_LATENCY, read_interval=1, write_latency=1, write_interval=1
-)
-"""How fast it answers, as the cycle model takes it."""
+READ_LATENCY = MEMORY_SETTINGS.read_latency
 AHEAD = 4
 """Beats read ahead of the bus: one more than a place takes to be free again."""
 WORD_BITS = 8 * WORD
