@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import Any
@@ -89,4 +90,6 @@ class SerialPort:
 def _reason(error: Exception) -> str:
     """What the operating system says, without the port's name once more."""
     number = getattr(error, "errno", None)
+    if number == errno.EAGAIN:
+        return "another program has it"
     return os.strerror(number) if isinstance(number, int) else str(error)

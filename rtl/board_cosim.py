@@ -31,9 +31,8 @@ def board_verilog(spec: CoprocessorSpec, clock_hz: float, baud: int, memory_byte
     """
     from opennpe.rtl.board_top import BoardTop
 
-    top = BoardTop(spec, clock_hz, baud, memory_bytes)
-    made = repr((spec, clock_hz, baud, memory_bytes))
-    return verilated.remembered(lambda: convert(top, BOARD), BOARD, made)
+    made = (spec, clock_hz, baud, memory_bytes)
+    return verilated.remembered(lambda: convert(BoardTop(*made), BOARD), BOARD, repr(made))
 
 
 def board_library(spec: CoprocessorSpec, clock_hz: float, baud: int, memory_bytes: int) -> Path:

@@ -9,6 +9,7 @@ from opennpe.cli.main import main
 from opennpe.fpga import boards, build, families, place_route, plls, shell, toolchain, vivado
 from opennpe.golden import catalog
 from opennpe.golden.errors import SpecError, ToolError
+from opennpe.rtl.board_top import BoardTop
 
 pytestmark = pytest.mark.fast
 
@@ -96,6 +97,17 @@ def test_a_board_too_small_for_the_engines_is_refused(monkeypatch):
         build.check_size(boards.get("ulx3s"), spec, "coprocessor")
     counted["luts"] = 1000.0
     build.check_size(boards.get("ulx3s"), spec, "coprocessor")
+
+
+def test_a_co_processor_is_behind_the_link_that_is_simulated():
+    board = boards.get("ulx3s")
+    top = build.component(board, catalog.EDGE_2X2, "coprocessor", 50e6)
+    assert isinstance(top, BoardTop) and top.settings.divisor == 50
+    assert top.memory.size == top.settings.memory_bytes == board.memory_bytes
+    ports = {"__".join(path) for path, _, _ in top.signature.flatten(top)}
+    assert ports == {"receive", "transmit", *boards.LIGHTS}
+    with pytest.raises(SpecError, match="1000000 baud take a clock of 4000000 Hz at least"):
+        build.component(board, catalog.EDGE_2X2, "coprocessor", 3e6)
 
 
 def test_a_missing_tool_names_its_cure(monkeypatch):
