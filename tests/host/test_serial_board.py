@@ -150,6 +150,17 @@ def test_the_top_over_a_bad_cable(program, rate, images):
 
 
 @rtl
+@pytest.mark.regress
+def test_the_top_at_a_rate_of_boards(program):
+    """50 cycles a bit."""
+    port = simulated_board.simulated_port(SPEC, baud=serial_frames.DEFAULT_BAUD)
+    on_board = board_over(port)
+    counters = compare(on_board, *program, (1,))
+    assert counters == cycles(SPEC, program[1], MEMORY_SETTINGS).counters
+    assert on_board.board.link.counts.repeated == 0
+
+
+@rtl
 def test_lights_and_the_memory_between_runs(program):
     """A reset leaves the memory; the lights show work, faults, and a clock."""
     port = simulated_board.simulated_port(SPEC)
