@@ -145,8 +145,8 @@ class BoardTop(wiring.Component):
         self, spec: CoprocessorSpec, clock_hz: float, baud: int, memory_bytes: int
     ) -> None:
         self.spec = spec
-        self.coprocessor = Coprocessor(spec)
         self.settings = LinkSettings(clock_hz, baud, memory_bytes)
+        self.coprocessor = Coprocessor(spec)
         self.memory = MainMemory(spec, memory_bytes)
         super().__init__(board_signature())
 

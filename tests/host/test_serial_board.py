@@ -132,11 +132,11 @@ def test_the_top_that_is_synthesised(program):
 @pytest.mark.parametrize(
     ("rate", "images"),
     [
-        (1e-3, 4),
-        (1e-2, 4),
-        pytest.param(1e-3, 60, marks=pytest.mark.regress),
-        pytest.param(1e-2, 60, marks=pytest.mark.regress),
-        pytest.param(1e-1, 10, marks=pytest.mark.regress),
+        (1e-3, 2),
+        (1e-2, 2),
+        pytest.param(1e-3, 20, marks=pytest.mark.regress),
+        pytest.param(1e-2, 20, marks=pytest.mark.regress),
+        pytest.param(1e-1, 4, marks=pytest.mark.regress),
     ],
 )
 def test_the_top_over_a_bad_cable(program, rate, images):

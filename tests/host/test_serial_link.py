@@ -14,6 +14,7 @@ from serial_bench import DEVICE_BYTES, FAULTS, BadCable, Device, SoftPort, accum
 fast = pytest.mark.fast
 rtl = pytest.mark.rtl
 CLOCKS = pytest.param(bench.gates, id="gates", marks=rtl)
+SLOW_CLOCKS = pytest.param(bench.gates, id="gates", marks=[rtl, pytest.mark.regress])
 SOFT = pytest.param(lambda: SoftPort(Device()), id="software", marks=fast)
 
 
@@ -54,7 +55,7 @@ def test_a_good_cable(port):
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-@pytest.mark.parametrize("port", [SOFT, CLOCKS])
+@pytest.mark.parametrize("port", [SOFT, SLOW_CLOCKS])
 def test_every_fault_at_one_frame_in_ten(port, kind):
     cable = BadCable(port(), 0.1, seed=3, kinds=(kind,))
     link = SerialLink(cable, LinkSetup(words=4, tries=20))
@@ -267,11 +268,11 @@ def test_glitches_on_the_wire():
         port.pins.glitch(int(rng.integers(0, 160 * len(data))), length[0])
 
     port.write = write
-    exercise(link, 6)
+    exercise(link, 3)
     assert link.counts.repeated == 0 and link.statistics()["broken"] == 0
     length[0] = 16
     port.write = lambda data: write(data) if rng.random() < 0.2 else inner(data)
-    exercise(link, 6)
+    exercise(link, 3)
     assert link.counts.repeated > 0 and link.statistics()["broken"] > 0
 
 
