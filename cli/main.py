@@ -419,7 +419,7 @@ def run(
         Path | None,
         typer.Option("--data", metavar="FILE.npz", help="Arrays named as the inputs (or x)."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="rtl, sim or golden.")] = "sim",
+    backend: Annotated[str, typer.Option(help="rtl, sim, golden or serial.")] = "sim",
     spec: Annotated[
         str | None, typer.Option("--spec", help="A name of the catalog; EDGE_4X4 unless given.")
     ] = None,
@@ -450,6 +450,10 @@ def run(
     waves: Annotated[
         Path | None, typer.Option(metavar="FILE.fst", help="Waveforms of the RTL, .fst or .vcd.")
     ] = None,
+    port: Annotated[
+        str | None, typer.Option(help="A board's serial port, or 'simulated'.", metavar="PORT")
+    ] = None,
+    baud: Annotated[int | None, typer.Option(metavar="N", help="Rate of that port.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="Codes and values of the outputs.")
     ] = None,
@@ -480,6 +484,8 @@ def run(
             sparse=sparse,  # type: ignore[arg-type] # a word that it refuses if it does not know it
             trace=trace,
             waves=waves,
+            port=port,
+            baud=baud,
             out=out,
             threads=threads,
             progress=progress,

@@ -24,10 +24,14 @@ from opennpe.golden.errors import DataError, PolicyError, ToolError
 from opennpe.golden.network import Network
 from opennpe.golden.program import Program
 from opennpe.golden.registers import Counters, MemorySettings
+from opennpe.golden.serial_frames import DEFAULT_BAUD, MEMORY_SETTINGS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.host import driver
 from opennpe.host.backends import Backend, Golden, Run, Sim, Verilator
 from opennpe.host.compile import compile
+from opennpe.host.serial_board import OnBoard, SerialBoard
+from opennpe.host.serial_link import SerialLink, Transport
+from opennpe.host.serial_port import SIMULATED, SerialPort
 from opennpe.host.sparse import Choice
 from opennpe.quant.policy import Policy
 from opennpe.sim.coprocessor import Timing, cycles
@@ -36,7 +40,7 @@ from opennpe.sim.workload import parts_of, widest
 
 __all__ = ["BACKENDS", "LayerCycles", "Report", "run"]
 
-BACKENDS = ("rtl", "sim", "golden")
+BACKENDS = ("rtl", "sim", "golden", "serial")
 DEFAULT_SPEC, DEFAULT_FORMAT = "EDGE_4X4", "posit8"
 Codes = NDArray[Any]
 
@@ -139,6 +143,8 @@ def run(
     sparse: Choice = "auto",
     trace: str | Path | None = None,
     waves: str | Path | None = None,
+    port: str | None = None,
+    baud: int | None = None,
     out: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -153,11 +159,13 @@ def run(
         formats: at most one, for a model; posit8 unless given.
         policy: a format policy instead.
         samples: how many of the first samples run, one after the other.
-        latency, interval: of the memory outside, for reads and writes.
+        latency, interval: of the memory outside, for reads and writes; a board has its own.
         sparse: which layers run sparse, as :func:`opennpe.host.compile.compile` takes it.
         check: compare every tensor with another back-end, and counters with the cycle model.
         trace: file for the timeline of the cycle model.
         waves: file for waveforms of the first sample, .fst or .vcd.
+        port: of the board, for the backend serial; ``serial_port.SIMULATED`` for its simulation.
+        baud: of that port.
         out: npz file for the outputs' codes and values.
 
     Raises:
@@ -167,14 +175,18 @@ def run(
     progress = progress or Silent()
     settings = MemorySettings(latency, interval, latency, interval)
     _refuse(source, backend, formats, policy, waves, trace)
+    _refuse_port(backend, port, baud)
+    if backend == "serial":
+        settings = MEMORY_SETTINGS
     wanted = formats, policy, underflow, calibration, method, check, sparse
     job = _job(source, data, spec, *wanted, progress)
     if job.data is None and (backend != "sim" or check):
         raise DataError(f"the {backend} backend runs on inputs: give them by --data FILE.npz")
+    cable = None if port is None else (port, baud)
     timing = cycles(job.spec, job.program, settings)
     total = timing.counters.cycles
     given = None if job.data is None else job.data.first(samples)
-    runs = _samples(job, given, backend, settings, timing, waves, threads, progress)
+    runs = _samples(job, given, backend, settings, timing, waves, cable, threads, progress)
     compared = _check(job, given, runs, backend, timing, settings, progress) if check else None
     events = timeline(timing, job.program.layers)
     if trace is not None:
@@ -227,6 +239,19 @@ def _refuse(
             raise OutputError(f"cannot write '{path}': its folder does not exist")
     if Path(source).suffix != ".onnx" and (formats or policy is not None):
         raise PolicyError(f"'{source}' has its formats already: --format and --policy are for ONNX")
+
+
+def _refuse_port(backend: str, port: str | None, baud: int | None) -> None:
+    """A back-end without its port, or a port without its back-end."""
+    if backend == "serial" and port is None:
+        raise ToolError(
+            "the serial backend needs a port: give --port, for instance /dev/ttyUSB0, or "
+            f"'{SIMULATED}'"
+        )
+    if backend != "serial" and (port is not None or baud is not None):
+        raise ToolError(f"--port and --baud go with --backend serial, not {backend}")
+    if baud is not None and baud < 1:
+        raise ToolError(f"a baud rate is above 0, got {baud}")
 
 
 def _job(
@@ -282,9 +307,43 @@ def _data(path: str | Path | None, shapes: Mapping[str, tuple[int, ...]]) -> dat
     return datasets.fit(datasets.load_npz(path), shapes, Path(path).name)
 
 
+Cable = tuple[str, int | None]
+
+
+def _on_board(job: _Job, cable: Cable, progress: Progress) -> OnBoard:
+    """The co-processor behind a port, or in a simulation of a board's top."""
+    name, baud = cable
+    transport: Transport
+    if name == SIMULATED:
+        from opennpe.host import simulated_board
+
+        progress.stage("building the board's top", 1)
+        memory = simulated_board.board_memory(job.program.size)
+        transport = simulated_board.simulated_port(
+            job.spec, memory, baud=baud or simulated_board.BAUD
+        )
+    else:
+        progress.stage("asking the board", 1)
+        transport = SerialPort(name, baud or DEFAULT_BAUD)
+    try:
+        found = OnBoard.of(job.spec, SerialBoard(SerialLink(transport)))
+    except BaseException:
+        transport.close()
+        raise
+    progress.advance()
+    return found
+
+
 def _backend(
-    name: str, job: _Job, waves: str | Path | None, threads: int | None, progress: Progress
+    name: str,
+    job: _Job,
+    waves: str | Path | None,
+    cable: Cable | None,
+    threads: int | None,
+    progress: Progress,
 ) -> Backend:
+    if cable is not None:
+        return _on_board(job, cable, progress)
     if name == "golden":
         return Golden(job.spec)
     if name == "sim":
@@ -302,24 +361,27 @@ def _samples(
     settings: MemorySettings,
     timing: Timing,
     waves: str | Path | None,
+    cable: Cable | None,
     threads: int | None,
     progress: Progress,
 ) -> list[Run]:
     """A run of each sample, one after the other on the same machine."""
-    engine = _backend(backend, job, waves, threads, progress)
+    engine = _backend(backend, job, waves, cable, threads, progress)
     count = 1 if given is None else given.samples
     gates = isinstance(engine, Verilator)
     progress.stage(f"{backend}: running", count * (timing.counters.cycles if gates else 1))
     runs = []
-    for index in range(count):
-        inputs = {} if given is None else given.take(index, index + 1)
-        runs.append(_one(job, inputs, engine, settings, timing))
-        if isinstance(engine, Verilator):
-            engine.waves = None
-        else:
-            progress.advance()
-    if isinstance(engine, Verilator):
-        engine.close()
+    try:
+        for index in range(count):
+            inputs = {} if given is None else given.take(index, index + 1)
+            runs.append(_one(job, inputs, engine, settings, timing))
+            if isinstance(engine, Verilator):
+                engine.waves = None
+            else:
+                progress.advance()
+    finally:
+        if isinstance(engine, Verilator | OnBoard):
+            engine.close()
     return runs
 
 

@@ -11,6 +11,7 @@ from opennpe.fpga import families
 from opennpe.fpga.families import Family
 from opennpe.fpga.toolchain import INSTALL
 from opennpe.golden.errors import SpecError, ToolError
+from opennpe.golden.serial_frames import DEFAULT_BAUD
 
 __all__ = ["BOARDS", "LIGHTS", "Board", "Capacity", "Pin", "constraints", "get"]
 
@@ -71,7 +72,7 @@ class Board:
     pack: tuple[str, ...] = ()
     loader: str = ""
     differential: bool = False
-    baud: int = 1_000_000
+    baud: int = DEFAULT_BAUD
     memory_bytes: int = 65536
 
     @property

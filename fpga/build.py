@@ -88,16 +88,15 @@ def component(board: Board, spec: CoprocessorSpec, design: str, hz: float) -> wi
     """The design for a board whose clock is ``hz``.
 
     Raises:
-        SpecError: a specification without gates.
+        SpecError: a specification without gates, or a clock that the link's rate does not divide.
     """
     if design == "engine":
         from opennpe.rtl.engine import Engine
 
         return Wrapped(Engine(spec.engine))
-    raise SpecError(
-        f"{spec.name} is a co-processor, and there is no link from a board's pins to one yet: "
-        "choose EDGE_1X1, one engine"
-    )
+    from opennpe.rtl.board_top import BoardTop
+
+    return BoardTop(spec, hz, board.baud, board.memory_bytes)
 
 
 def memory_bits(board: Board, spec: CoprocessorSpec) -> int:

@@ -9,6 +9,7 @@ from opennpe.cli.main import main
 from opennpe.fpga import boards, build, families, place_route, plls, shell, toolchain, vivado
 from opennpe.golden import catalog
 from opennpe.golden.errors import SpecError, ToolError
+from opennpe.rtl.board_top import BoardTop
 
 pytestmark = pytest.mark.fast
 
@@ -102,6 +103,17 @@ def test_the_spec_of_the_ulx3s_leaves_half_its_block_ram():
     board, spec = boards.get("ulx3s"), catalog.ULX3S_4X4
     assert build.memory_bits(board, spec) < board.memory_bits // 2
     assert build.memory_bits(board, catalog.EDGE_4X4) > board.memory_bits * 0.6
+
+
+def test_a_co_processor_is_behind_the_link_that_is_simulated():
+    board = boards.get("ulx3s")
+    top = build.component(board, catalog.EDGE_2X2, "coprocessor", 50e6)
+    assert isinstance(top, BoardTop) and top.settings.divisor == 50
+    assert top.memory.size == top.settings.memory_bytes == board.memory_bytes
+    ports = {"__".join(path) for path, _, _ in top.signature.flatten(top)}
+    assert ports == {"receive", "transmit", *boards.LIGHTS}
+    with pytest.raises(SpecError, match="1000000 baud take a clock of 4000000 Hz at least"):
+        build.component(board, catalog.EDGE_2X2, "coprocessor", 3e6)
 
 
 def test_a_missing_tool_names_its_cure(monkeypatch):
