@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from opennpe.cli.cost import Report, SpecCost
+from opennpe.cli.cost_compare import HEADS, OURS
+from opennpe.cli.cost_roofline import NARROW, WIDE, Roofline, drawing
+from opennpe.cli.cost_roofline import STYLE as ROOFLINE
+from opennpe.sim.cost_peak import OPERANDS
 from opennpe.sim.cost_types import COMPONENTS, Cost, LayerCost
 from opennpe.tech.figures import LABELS, Figure, worst
-from opennpe.tech.published import DESIGNS
 
 __all__ = ["page"]
 
@@ -34,6 +37,13 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left}
 .how td:last-child,.how th:last-child{text-align:left;white-space:normal;min-width:18rem}
+.long td:first-child,.long th:first-child{position:sticky;left:0;background:var(--paper);
+white-space:normal;min-width:8rem;max-width:9rem}
+.long td:nth-child(2){white-space:normal;text-align:left;min-width:14rem}
+.long td:nth-last-child(-n+3){white-space:normal;text-align:left;min-width:13rem}
+.long .ours td{background:var(--box)}
+.narrow{display:none!important}
+@media (max-width:40rem){.wide{display:none!important}.narrow{display:block!important}}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:13px system-ui,sans-serif}
 .key{display:inline-block;width:.8rem;height:.8rem;margin:0 .3rem 0 .8rem}
 """
@@ -44,13 +54,14 @@ def page(report: Report) -> str:
     names = ", ".join(one.spec.name for one in report.specs)
     parts = [f"<h1>What {escape(names)} costs in silicon</h1>"]
     parts += [_labels(), *(_spec(one) for one in report.specs)]
-    if report.run is not None:
-        parts.append(_run(report.run))
-    parts.append(_published())
+    roofs = report.roofline()
+    if report.run is not None and roofs is not None:
+        parts.append(_run(report.run, roofs))
+    parts.append(_comparison(report))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Cost of {escape(names)}</title><style>{STYLE}</style></head><body>\n"
+        f"<title>Cost of {escape(names)}</title><style>{STYLE}{ROOFLINE}</style></head><body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -68,11 +79,21 @@ def _card(value: str, what: str) -> str:
     return f"<div class=card><b>{escape(value)}</b>{escape(what)}</div>"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], about: str, kind: str = "") -> str:
-    """A table that scrolls inside its box; ``kind`` "how" wraps its last column."""
+def _table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], about: str, kind: str = "", mark: str = ""
+) -> str:
+    """A table that scrolls inside its box.
+
+    Args:
+        kind: "how" wraps the last column, "long" the texts too and keeps the first in view.
+        mark: rows with a cell of this text stand out.
+    """
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        ("<tr class=ours>" if mark and mark in row else "<tr>")
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
     )
     return (
         f'<div class=scroll tabindex=0 role=region aria-label="{escape(about)}">'
@@ -121,6 +142,7 @@ def _spec(one: SpecCost) -> str:
     name = escape(one.spec.name)
     html = f"<h2>{name} on {escape(held.library)}</h2><div class=cards>{''.join(cards)}</div>"
     html += f"<h2>{name}: area by block</h2>" + _bars(parts, "mm2", f"area by block of {name}")
+    html += _peaks(one)
     titles = {"engine_um2": "area of one engine", "cells_mm2": "area of all cells measured",
               "engine_clock_ghz": "clock of the engine"}  # fmt: skip
     for what, figures in one.at_28_nm.items():
@@ -130,7 +152,7 @@ def _spec(one: SpecCost) -> str:
     return html + f"<h2>{name}: not included</h2><ul class=soft>{notes}</ul>"
 
 
-def _run(run: Cost) -> str:
+def _run(run: Cost, roofs: Roofline) -> str:
     total = run.total
     label = worst(*(run.labels[n] for n, v in total.energy_pj.items() if v and n != "external"))
     cards = [
@@ -145,12 +167,16 @@ def _run(run: Cost) -> str:
         f"{COMPONENTS[n].title} ({run.labels[n]})": v / 1e6 for n, v in total.energy_pj.items()
     }
     html += "<h2>Energy by component</h2>" + _bars(parts, "uJ", "energy by component")
-    html += "<h2>Energy by layer</h2>" + _stacked(run.layers) + "<h2>Roofline</h2>" + _roof(run)
-    heads = ["layer", "cycles", "us", "nJ on chip", "nJ external", "TOPS/W", "GOPS", "bound"]
+    html += "<h2>Energy by layer</h2>" + _stacked(run.layers) + _roofline(roofs)
+    heads = ["layer", "format", "cycles", "us", "nJ on chip", "nJ external", "TOPS/W", "GOPS",
+             "roof GOPS", "operations a byte", "bound"]  # fmt: skip
+    names = [*(f"{number} {row.name}" for number, row in enumerate(run.layers, 1)), total.name]
     rows = [
-        [r.name, str(r.cycles), f"{r.seconds * 1e6:.4g}", f"{r.chip_pj / 1e3:.4g}",
-         f"{r.energy_pj['external'] / 1e3:.4g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}", r.bound]
-        for r in (*run.layers, total)
+        [name, r.format, str(r.cycles), f"{r.seconds * 1e6:.4g}", f"{r.chip_pj / 1e3:.4g}",
+         f"{r.energy_pj['external'] / 1e3:.4g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}",
+         "" if r.roof_gops is None else f"{r.roof_gops:.3g}",
+         f"{r.intensity:.3g}" if r.intensity else "", r.bound]
+        for name, r in zip(names, (*run.layers, total), strict=True)
     ]  # fmt: skip
     html += "<h2>Layers</h2>" + _table(heads, rows, "layers")
     for held in run.bands.values():
@@ -182,24 +208,59 @@ def _stacked(layers: Sequence[LayerCost]) -> str:
     )
 
 
-def _roof(run: Cost) -> str:
-    """How far each layer is from what the array or the bus allow, as bars of a share."""
-    shares = {
-        f"{row.name}, {row.bound} bound": 100 * row.gops / row.roof_gops
-        for row in run.layers
-        if row.roof_gops
-    }
-    return _bars(shares, "% of the roof", "share of the roof that each layer reaches")
+def _roofline(held: Roofline) -> str:
+    """The plot twice, for a wide and for a narrow window; the style shows one of them."""
+    absent = ""
+    if held.absent:
+        absent = f" Without products or traffic, so not shown: {', '.join(held.absent)}."
+    about = (
+        "Each dot is a layer, numbered as in the table of layers (its name and figures show when "
+        "the pointer rests on it). No layer can be above the lines: the slope is what external "
+        "memory delivers over the bus, the levels are what the array computes with every lane at "
+        "work, a dashed one for formats that this network does not use. Orange dots are held back "
+        "by the bus, violet ones by the array. Memory traffic is counted, roofs and throughput "
+        "are of the cycle model at the measured clock." + absent
+    )
+    drawn = drawing(held, WIDE, "wide") + drawing(held, NARROW, "narrow")
+    return f"<h2>Roofline</h2><p class=soft>{escape(about)}</p>{drawn}"
 
 
-def _published() -> str:
-    heads = ["design", "what", "nm", "um2", "ns", "GHz", "mW", "pJ", "GOPS/W", "label", "source"]
-    rows = []
-    for d in DESIGNS:
-        numbers = (d.node_nm, d.area_um2, d.delay_ns, d.clock_ghz, d.power_mw, d.energy_pj)
-        cells = ["" if n is None else f"{n:g}" for n in numbers]
-        rows.append([d.name, d.what, *cells, d.gops_per_w, d.label, d.source])
+def _peaks(one: SpecCost) -> str:
+    """Peak of each format."""
+    heads = ["format", "MACs a cycle", "GOPS", "GOPS/mm2, all of it", "GOPS/mm2, engines",
+             "TOPS/W, engines", "pJ an engine's cycle"]  # fmt: skip
+    rows = [
+        [p.format, str(p.macs_per_cycle), *(_with_label(f) for f in (
+            p.gops, p.gops_per_mm2, p.gops_per_engine_mm2, p.engine_tops_per_w,
+            p.engine_pj_per_step))]
+        for p in one.peaks
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    name = escape(one.spec.name)
     return (
-        "<h2>Published designs</h2><p class=soft>As their authors give them; PDPU's rows count a "
-        "multiply-accumulate once.</p>" + _table(heads, rows, "published designs")
+        f"<h2>{name}: peak of each format at {one.area.node_nm:g} nm</h2><p class=soft>Every lane "
+        "at work in every cycle, two operations a multiply-accumulate. Energy is that of the "
+        f"engines with their clock and leakage ({OPERANDS}); memories and what moves operands "
+        "come on top in a run.</p>" + _table(heads, rows, f"peaks of {name}")
+    )
+
+
+def _with_label(figure: Figure | None) -> str:
+    return "" if figure is None else f"{figure.value:.3g} {figure.label}"
+
+
+def _comparison(report: Report) -> str:
+    entries = report.comparison()
+    heads = [*HEADS.values(), "pJ of what", "per format", "source"]
+    rows = [[*e.cells(), e.energy_of, e.per_format, e.source] for e in entries]
+    return (
+        "<h2>Beside published designs</h2><p class=soft>A row is a design at one node, and all its "
+        "figures are of the kind that its label names. Theirs stand as their authors give them. "
+        "Where a row is scaled or calibrated, ours was carried to 28 nm: the methods differ, so "
+        "read them together as a band. A multiply-accumulate is two operations in our rows; "
+        "PDPU's paper counts it as one. GOPS/W and GOPS/mm2 separated by strokes are of the "
+        "formats in the order that the row names. Figures differ in scope: a MAC engine, a dot "
+        "product or a whole chip. XR-NPE's abstract does not say what its 14 pJ are an operation "
+        "of.</p>" + _table(heads, rows, "designs beside each other", "long", OURS)
     )

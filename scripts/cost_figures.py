@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from opennpe.cli import cost_tables
-from opennpe.cli.cost import Report, SpecCost, spec_cost, write
+from opennpe.cli.cost import Report, SpecCost, spec_cost
+from opennpe.cli.cost_files import write
 from opennpe.golden import catalog
 from opennpe.tech import areas
 

@@ -31,6 +31,7 @@ class Peak:
 
     Attributes:
         format: of both operands.
+        lanes: multiply-accumulates an engine makes in a cycle.
         macs_per_cycle: of the array.
         gops: at the spec's clock. gops_per_mm2: over the area of the spec that is measured, and
             gops_per_engine_mm2 over that of its engines.
@@ -39,6 +40,7 @@ class Peak:
     """
 
     format: str
+    lanes: int
     macs_per_cycle: int
     gops: Figure
     gops_per_mm2: Figure
@@ -68,7 +70,7 @@ def peaks(
     found = []
     clock = f"at {clock_hz / 1e6:.4g} MHz, {area_um2.source}"
     for name in spec.mac.formats:
-        macs = spec.array.macs_per_cycle(name)
+        macs, lanes = spec.array.macs_per_cycle(name), spec.array.engine.lanes(name)
         gops = Figure(OPERATIONS * macs * clock_hz / 1e9, "GOPS", "measured", clock)
         dense = [
             Figure(gops.value / (over.value / 1e6), "GOPS/mm2", over.label, clock)
@@ -79,9 +81,8 @@ def peaks(
             pj = word_fj(energies, name, clock_hz) / 1000
             source = f"gates of {energies.library}, {OPERANDS}; clock and leakage included"
             step = Figure(pj, "pJ", "measured", source)
-            lanes = spec.array.engine.lanes(name)
             efficiency = Figure(OPERATIONS * lanes / pj, "TOPS/W", "measured", source)
-        found.append(Peak(name, macs, gops, *dense, step, efficiency))
+        found.append(Peak(name, lanes, macs, gops, *dense, step, efficiency))
     return tuple(found)
 
 
