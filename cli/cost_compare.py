@@ -7,6 +7,7 @@ figures.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from opennpe.tech.figures import Figure, Label, worst
 from opennpe.tech.published import DESIGNS, XR_NPE, Design
 from opennpe.tech.scaling import TARGET_NM, Quantity, band
 
-__all__ = ["HEADS", "OURS", "Entry", "comparison"]
+__all__ = ["FIGURES", "HEADS", "OURS", "Entry", "comparison", "notes", "number", "span"]
 
 OURS, THEIRS = "this project", "its authors"
 HEADS = {
@@ -36,7 +37,9 @@ HEADS = {
     "gops_per_w": "GOPS/W",
     "gops_per_mm2": "GOPS/mm2",
 }
-"""Columns of the table with their headings; ``source`` is the last, shown as there is room."""
+"""Columns of the table with their headings; where a table is shown, sources are numbered."""
+FIGURES = tuple(HEADS)[5:]
+"""Those of figures."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,41 @@ class Entry:
 
     def cells(self) -> list[str]:
         """As text, by :data:`HEADS`; a blank where there is no figure."""
-        found = []
-        for name in HEADS:
-            value = getattr(self, name)
-            found.append("" if value is None else value if isinstance(value, str) else _text(value))
-        return found
+        held = (getattr(self, name) for name in HEADS)
+        return [number(value) if isinstance(value, float | int) else value or "" for value in held]
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready, units in names."""
         return dict(vars(self))
 
 
-def _text(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def number(value: float, digits: int = 4) -> str:
+    """So many digits, without an exponent above a thousand."""
+    return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def span(text: str) -> str:
+    """Several figures as the least and the largest: "3 / 9 / 5" is "3-9"."""
+    found = [float(value) for value in re.findall(r"[0-9.]+", text)]
+    return text if len(found) < 2 else f"{min(found):g}-{max(found):g}"
+
+
+def notes(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    """Sources in the order of their numbers, from 1; and what else a reader has to know."""
+    sources = list(dict.fromkeys(entry.source for entry in entries))
+    others = [
+        f"pJ of {entry.design}: {entry.energy_of}"
+        for entry in {(e.design, e.energy_of): e for e in entries if e.energy_of}.values()
+    ]
+    others += [
+        f"several figures in a cell of ours: {order}"
+        for order in dict.fromkeys(entry.per_format for entry in entries if entry.per_format)
+    ]
+    others += [
+        "a multiply-accumulate is two operations in our rows, one in PDPU's; others as published",
+        "scopes differ: a MAC engine, a dot product, a whole chip in a run",
+    ]
+    return sources, others
 
 
 def comparison(
@@ -202,10 +227,10 @@ def _per_format(
             for p in peaks
             if p.engine_tops_per_w
         ]
-        efficient = " / ".join(f"{value:.3g}" for value in gops)
+        efficient = " / ".join(number(value, 3) for value in gops)
     if um2 and ns:
         values = [OPERATIONS * p.lanes / ns / (um2 / 1e6) for p in peaks]
-        dense = " / ".join(f"{value:.3g}" for value in values)
+        dense = " / ".join(number(value, 3) for value in values)
     return efficient, dense
 
 
@@ -228,7 +253,7 @@ def _whole(run: Cost, node: float | None) -> list[Entry]:
             power_mw=run.milliwatts,
             energy_pj=total.chip_pj / total.macs if total.macs else None,
             energy_of=per_mac,
-            gops_per_w=f"{1000 * total.tops_per_w:.3g}",
+            gops_per_w=number(1000 * total.tops_per_w, 3),
             gops_per_mm2=f"{run.gops_per_mm2:.3g}",
             operations_per_mac=OPERATIONS,
         )
@@ -251,7 +276,7 @@ def _whole(run: Cost, node: float | None) -> list[Entry]:
                 clock_ghz=value.get("clock_ghz"),
                 energy_pj=energy * 1e6 / total.macs if energy and total.macs else None,
                 energy_of=per_mac if energy and total.macs else "",
-                gops_per_w=f"{1000 * value['tops_per_w']:.3g}" if "tops_per_w" in value else "",
+                gops_per_w=number(1000 * value["tops_per_w"], 3) if "tops_per_w" in value else "",
                 gops_per_mm2=f"{value['gops_per_mm2']:.3g}" if "gops_per_mm2" in value else "",
                 operations_per_mac=OPERATIONS,
             )

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from opennpe.cli.cost import Report, SpecCost
-from opennpe.cli.cost_compare import HEADS, OURS
+from opennpe.cli.cost_compare import FIGURES, HEADS, OURS, notes, number
 from opennpe.cli.cost_roofline import NARROW, WIDE, Roofline, drawing
 from opennpe.cli.cost_roofline import STYLE as ROOFLINE
+from opennpe.cli.cost_tables import achieved
 from opennpe.sim.cost_peak import OPERANDS
 from opennpe.sim.cost_types import COMPONENTS, Cost, LayerCost
 from opennpe.tech.figures import LABELS, Figure, worst
@@ -37,11 +38,17 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left}
 .how td:last-child,.how th:last-child{text-align:left;white-space:normal;min-width:18rem}
+.long{font-size:.85rem}.long td,.long th{padding:.3rem .45rem}
 .long td:first-child,.long th:first-child{position:sticky;left:0;background:var(--paper);
-white-space:normal;min-width:8rem;max-width:9rem}
-.long td:nth-child(2){white-space:normal;text-align:left;min-width:14rem}
-.long td:nth-last-child(-n+3){white-space:normal;text-align:left;min-width:13rem}
-.long .ours td{background:var(--box)}
+white-space:normal;width:15rem;min-width:8.5rem}
+.long td:nth-child(3),.long td:nth-last-child(-n+3){white-space:normal}
+.long td:nth-child(3){min-width:6rem}
+.long small{display:block;color:var(--soft)}.long .ours td{background:var(--box)}
+h3{font-size:1rem;margin:1rem 0 .25rem}ol.soft,ul.soft{font-size:.9rem;overflow-wrap:anywhere}
+@media (max-width:40rem){.long small{display:none}.how thead{display:none}
+.how tr{display:grid;grid-template-columns:1fr auto auto}.how td{border:0}
+.how tr{border-bottom:1px solid var(--line)}
+.how td:last-child{grid-column:1/-1;min-width:0;color:var(--soft)}}
 .narrow{display:none!important}
 @media (max-width:40rem){.wide{display:none!important}.narrow{display:block!important}}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:13px system-ui,sans-serif}
@@ -53,7 +60,7 @@ def page(report: Report) -> str:
     """The page of a report, HTML."""
     names = ", ".join(one.spec.name for one in report.specs)
     parts = [f"<h1>What {escape(names)} costs in silicon</h1>"]
-    parts += [_labels(), *(_spec(one) for one in report.specs)]
+    parts += [_labels(), *(_spec(one, report.run) for one in report.specs)]
     roofs = report.roofline()
     if report.run is not None and roofs is not None:
         parts.append(_run(report.run, roofs))
@@ -79,22 +86,16 @@ def _card(value: str, what: str) -> str:
     return f"<div class=card><b>{escape(value)}</b>{escape(what)}</div>"
 
 
-def _table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], about: str, kind: str = "", mark: str = ""
-) -> str:
-    """A table that scrolls inside its box.
-
-    Args:
-        kind: "how" wraps the last column, "long" the texts too and keeps the first in view.
-        mark: rows with a cell of this text stand out.
-    """
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], about: str, kind: str = "") -> str:
+    """A table that scrolls inside its box; ``kind`` "how" wraps its last column."""
     body = "".join(
-        ("<tr class=ours>" if mark and mark in row else "<tr>")
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
-        + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
+    return _framed(heads, body, about, kind)
+
+
+def _framed(heads: Sequence[str], body: str, about: str, kind: str) -> str:
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     return (
         f'<div class=scroll tabindex=0 role=region aria-label="{escape(about)}">'
         f'<table class="{kind}">'
@@ -122,12 +123,12 @@ def _bars(parts: Mapping[str, float], unit: str, about: str) -> str:
 
 def _band(figures: Mapping[str, Figure]) -> list[list[str]]:
     return [
-        [name, f"{figure.value:.4g} {figure.unit}", figure.label, figure.source]
+        [name, f"{number(figure.value)} {figure.unit}", figure.label, figure.source]
         for name, figure in figures.items()
     ]
 
 
-def _spec(one: SpecCost) -> str:
+def _spec(one: SpecCost, run: Cost | None) -> str:
     held, (um2, registers, stage) = one.area, one.engine
     memories = sum(figure.value for figure in one.memories.values()) / 1e6
     cards = [
@@ -142,7 +143,7 @@ def _spec(one: SpecCost) -> str:
     name = escape(one.spec.name)
     html = f"<h2>{name} on {escape(held.library)}</h2><div class=cards>{''.join(cards)}</div>"
     html += f"<h2>{name}: area by block</h2>" + _bars(parts, "mm2", f"area by block of {name}")
-    html += _peaks(one)
+    html += _peaks(one, run)
     titles = {"engine_um2": "area of one engine", "cells_mm2": "area of all cells measured",
               "engine_clock_ghz": "clock of the engine"}  # fmt: skip
     for what, figures in one.at_28_nm.items():
@@ -164,7 +165,7 @@ def _run(run: Cost, roofs: Roofline) -> str:
     ]
     html = f"<h2>The run: {escape(run.scope)}</h2><div class=cards>{''.join(cards)}</div>"
     parts = {
-        f"{COMPONENTS[n].title} ({run.labels[n]})": v / 1e6 for n, v in total.energy_pj.items()
+        f"{COMPONENTS[n].title} ({run.labels[n]})": v / 1e6 for n, v in total.energy_pj.items() if v
     }
     html += "<h2>Energy by component</h2>" + _bars(parts, "uJ", "energy by component")
     html += "<h2>Energy by layer</h2>" + _stacked(run.layers) + _roofline(roofs)
@@ -172,7 +173,7 @@ def _run(run: Cost, roofs: Roofline) -> str:
              "roof GOPS", "operations a byte", "bound"]  # fmt: skip
     names = [*(f"{number} {row.name}" for number, row in enumerate(run.layers, 1)), total.name]
     rows = [
-        [name, r.format, str(r.cycles), f"{r.seconds * 1e6:.4g}", f"{r.chip_pj / 1e3:.4g}",
+        [name, r.format, str(r.cycles), f"{r.seconds * 1e6:.4g}", number(r.chip_pj / 1e3),
          f"{r.energy_pj['external'] / 1e3:.4g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}",
          "" if r.roof_gops is None else f"{r.roof_gops:.3g}",
          f"{r.intensity:.3g}" if r.intensity else "", r.bound]
@@ -191,7 +192,7 @@ def _stacked(layers: Sequence[LayerCost]) -> str:
     for index, row in enumerate(layers):
         top, left = index * 2 * BAR, 0.0
         marks.append(f'<text x="0" y="{top + 15}">{escape(row.name[:48])}: '
-                     f"{row.total_pj / 1000:.4g} nJ</text>")  # fmt: skip
+                     f"{number(row.total_pj / 1000)} nJ</text>")  # fmt: skip
         for place, value in enumerate(row.energy_pj.values()):
             width = WIDTH * value / most
             marks.append(f'<rect x="{left:.1f}" y="{top + 20}" width="{width:.2f}" '
@@ -225,8 +226,8 @@ def _roofline(held: Roofline) -> str:
     return f"<h2>Roofline</h2><p class=soft>{escape(about)}</p>{drawn}"
 
 
-def _peaks(one: SpecCost) -> str:
-    """Peak of each format."""
+def _peaks(one: SpecCost, run: Cost | None) -> str:
+    """Peak of each format, and what a run achieves."""
     heads = ["format", "MACs a cycle", "GOPS", "GOPS/mm2, all of it", "GOPS/mm2, engines",
              "TOPS/W, engines", "pJ an engine's cycle"]  # fmt: skip
     rows = [
@@ -237,6 +238,9 @@ def _peaks(one: SpecCost) -> str:
     ]  # fmt: skip
     if not rows:
         return ""
+    if run is not None and run.spec == one.spec.name:
+        name, *rest = achieved(run)
+        rows.append([name, "", *rest])
     name = escape(one.spec.name)
     return (
         f"<h2>{name}: peak of each format at {one.area.node_nm:g} nm</h2><p class=soft>Every lane "
@@ -251,16 +255,31 @@ def _with_label(figure: Figure | None) -> str:
 
 
 def _comparison(report: Report) -> str:
+    """A row a design, node and label; sources are numbered and stand below."""
     entries = report.comparison()
-    heads = [*HEADS.values(), "pJ of what", "per format", "source"]
-    rows = [[*e.cells(), e.energy_of, e.per_format, e.source] for e in entries]
+    sources, others = notes(entries)
+    heads = ["design", "nm", "label", *(HEADS[name] for name in FIGURES), "from"]
+    body = []
+    for entry in entries:
+        cells = dict(zip(HEADS, entry.cells(), strict=True))
+        texts = [
+            cells["node_nm"] or "not stated",
+            entry.label if entry.by == OURS else f"{entry.label} by {entry.by}",
+            *(cells[name] for name in FIGURES),
+            f"[{sources.index(entry.source) + 1}]",
+        ]
+        body.append(
+            f"<tr{' class=ours' if entry.by == OURS else ''}><td><b>{escape(entry.design)}</b>"
+            f"<small>{escape(entry.what)}</small></td>"
+            + "".join(f"<td>{escape(text)}</td>" for text in texts)
+            + "</tr>"
+        )
+    listed = "".join(f"<li>{escape(text)}</li>" for text in sources)
+    said = "".join(f"<li>{escape(text)}</li>" for text in others)
     return (
-        "<h2>Beside published designs</h2><p class=soft>A row is a design at one node, and all its "
-        "figures are of the kind that its label names. Theirs stand as their authors give them. "
-        "Where a row is scaled or calibrated, ours was carried to 28 nm: the methods differ, so "
-        "read them together as a band. A multiply-accumulate is two operations in our rows; "
-        "PDPU's paper counts it as one. GOPS/W and GOPS/mm2 separated by strokes are of the "
-        "formats in the order that the row names. Figures differ in scope: a MAC engine, a dot "
-        "product or a whole chip. XR-NPE's abstract does not say what its 14 pJ are an operation "
-        "of.</p>" + _table(heads, rows, "designs beside each other", "long", OURS)
+        "<h2>Beside published designs</h2><p class=soft>A row is a design at one node, and its "
+        "label says what kind all its figures are of. Shaded rows are ours. Scaled and calibrated "
+        "rows carry ours to 28 nm: the methods differ, so read them together, as a band.</p>"
+        + _framed(heads, "".join(body), "designs beside each other", "long")
+        + f"<h3>From</h3><ol class=soft>{listed}</ol><h3>Note</h3><ul class=soft>{said}</ul>"
     )

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from opennpe.cli.cost import Report, SpecCost
-from opennpe.cli.cost_compare import HEADS, OURS, Entry
+from opennpe.cli.cost_compare import FIGURES, HEADS, OURS, Entry, notes, number, span
 from opennpe.cli.tables import table
+from opennpe.sim.cost import ENGINES
 from opennpe.sim.cost_peak import Peak
 from opennpe.sim.cost_types import COMPONENTS, Cost
-from opennpe.tech.figures import Figure
+from opennpe.tech.figures import Figure, worst
 from rich.table import Table
 
-__all__ = ["band_text", "block_table", "comparison_markdown", "lines", "peak_markdown",
-           "run_table", "spec_markdown"]  # fmt: skip
+__all__ = [
+    "achieved",
+    "band_text",
+    "block_table",
+    "comparison_markdown",
+    "labelled",
+    "lines",
+    "peak_markdown",
+    "run_table",
+    "spec_markdown",
+]  # fmt: skip
 
 DIGITS = 4
 
@@ -21,7 +31,7 @@ DIGITS = 4
 def band_text(figures: Mapping[str, Figure], digits: int = DIGITS) -> str:
     """Every method's figure with its name and label."""
     return ", ".join(
-        f"{figure.value:.{digits}g} {figure.unit} {name}"
+        f"{number(figure.value, digits)} {figure.unit} {name}"
         + ("" if name == figure.label else f" ({figure.label})")
         for name, figure in figures.items()
     )
@@ -59,7 +69,7 @@ def run_table(run: Cost) -> Table:
     numbers = ("cycles", "us", "nJ chip", "nJ external", "TOPS/W", "GOPS")
     columns = {"layer": "left", **dict.fromkeys(numbers, "right"), "bound": "left"}
     rows = [
-        [r.name, str(r.cycles), f"{r.seconds * 1e6:.1f}", f"{r.chip_pj / 1000:.3g}",
+        [r.name, str(r.cycles), f"{r.seconds * 1e6:.1f}", number(r.chip_pj / 1000, 3),
          f"{r.energy_pj['external'] / 1000:.3g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}", r.bound]
         for r in (*run.layers, run.total)
     ]  # fmt: skip
@@ -84,11 +94,11 @@ def lines(report: Report) -> list[Table | list[str]]:
     for one in report.specs:
         parts += [block_table(one), spec_lines(one)]
         if one.peaks:
-            parts.append(peak_table(one))
+            parts.append(peak_table(one, report.run))
     if report.run is not None:
         parts += [run_table(report.run), run_lines(report.run)]
-    grid, notes = comparison_table(report.comparison())
-    return [*parts, grid, notes]
+    grid, below = comparison_table(report.comparison())
+    return [*parts, grid, below]
 
 
 def spec_markdown(specs: list[SpecCost]) -> str:
@@ -111,34 +121,26 @@ def spec_markdown(specs: list[SpecCost]) -> str:
 
 def comparison_table(entries: Sequence[Entry]) -> tuple[Table, list[str]]:
     """A line a design, node and label, and the sources that its last column numbers."""
-    sources = list(dict.fromkeys(entry.source for entry in entries))
+    sources, others = notes(entries)
     columns = {"design": "left", "nm": "right", "label": "left"}
-    columns |= dict.fromkeys(FIGURES.values(), "right") | {"from": "right"}
+    columns |= {HEADS[name]: "right" for name in FIGURES} | {"from": "right"}
     rows = [
         [
             entry.design,
             cells["node_nm"],
             labelled(entry),
-            *(cells[name] for name in FIGURES),
-            f"[{sources.index(entry.source) + 1}]",
+            *(span(cells[name]) for name in FIGURES),
+            str(sources.index(entry.source) + 1),
         ]
         for entry in entries
         for cells in (dict(zip(HEADS, entry.cells(), strict=True)),)
     ]
-    about = {entry.energy_of: None for entry in entries if entry.by == OURS and entry.energy_of}
-    orders = {entry.per_format: None for entry in entries if entry.per_format}
-    notes = [
-        *(f"[{number}] {source}" for number, source in enumerate(sources, 1)),
-        *(f"pJ of ours: {text}" for text in about),
-        *(f"figures with strokes, in order: {text}" for text in orders),
+    below = [
+        *(f"from {place}: {source}" for place, source in enumerate(sources, 1)),
         "measured*: by its authors, as published",
-        "operations: two a multiply-accumulate in ours, one in PDPU's rows; theirs as published",
+        *others,
     ]
-    return table("beside published designs", columns, rows), notes
-
-
-FIGURES = {name: head for name, head in HEADS.items() if name not in
-           ("design", "what", "node_nm", "label", "by")}  # fmt: skip
+    return table("beside published designs", columns, rows), below
 
 
 def labelled(entry: Entry) -> str:
@@ -146,13 +148,30 @@ def labelled(entry: Entry) -> str:
     return entry.label if entry.by == OURS else f"{entry.label}*"
 
 
-def peak_table(one: SpecCost) -> Table:
-    """A line a format."""
+def peak_table(one: SpecCost, run: Cost | None = None) -> Table:
+    """A line a format, and what a run of this spec achieves."""
     columns = dict.fromkeys(("GOPS", "GOPS/mm2", "GOPS/mm2 of engines", "TOPS/W of engines",
                              "pJ an engine's cycle"), "right")  # fmt: skip
     rows = [[peak.format, *(_figure(f) for f in _in_order(peak))] for peak in one.peaks]
+    if run is not None and run.spec == one.spec.name:
+        rows.append(achieved(run))
     title = f"peak of {one.spec.name} at {one.area.node_nm:g} nm, every lane at work"
     return table(title, {"format": "left", **columns}, rows)
+
+
+def achieved(run: Cost) -> list[str]:
+    """The run's figures in the columns of the peaks; its TOPS/W count the whole chip."""
+    total = run.total
+    engines = total.gops / (run.area[ENGINES].value / 1e6)
+    label = worst(*(run.labels[n] for n, v in total.energy_pj.items() if v and n != "external"))
+    return [
+        "achieved by the run",
+        f"{total.gops:.3g} measured",
+        f"{run.gops_per_mm2:.3g} measured",
+        f"{engines:.3g} measured",
+        f"{total.tops_per_w:.3g} {label}, whole chip",
+        "",
+    ]
 
 
 def _in_order(p: Peak) -> tuple[Figure | None, ...]:
@@ -166,7 +185,7 @@ def _figure(figure: Figure | None) -> str:
 
 def comparison_markdown(entries: Sequence[Entry]) -> str:
     """The table of ours and the published designs in docs/cost.md."""
-    heads = ["design", "what", "nm", "label", *FIGURES.values(), "from"]
+    heads = ["design", "what", "nm", "label", *(HEADS[name] for name in FIGURES), "from"]
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for entry in entries:
         cells = dict(zip(HEADS, entry.cells(), strict=True))
