@@ -23,7 +23,7 @@ from opennpe.tech.areas import SpecArea
 from opennpe.tech.figures import Figure, worst
 from opennpe.tech.scaling import band
 
-__all__ = ["Report", "SpecCost", "cost", "spec_cost"]
+__all__ = ["Report", "SpecCost", "cost", "of_area", "spec_cost"]
 
 SCHEMA = "opennpe.cost/1"
 
@@ -136,7 +136,11 @@ def spec_cost(
     from opennpe.fpga import liberty
 
     cells = liberty.load(library)
-    area = cost_measure.measure(spec, cells, progress=progress)
+    return of_area(spec, cost_measure.measure(spec, cells, progress=progress))
+
+
+def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
+    """The same from areas that are known."""
     clock_hz = 1e12 / area.slowest.stage_ps
     cautions = ["no clock tree and no wires"]
     if is_whole(spec):

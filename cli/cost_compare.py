@@ -8,7 +8,7 @@ figures.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,13 +160,16 @@ def _engine(
     """One engine as measured and by every method at 28 nm."""
     step, of = _dearest(peaks)
     where = area.library, area.node_nm, area.voltage_v
-    own: dict[str, dict[Quantity, Figure]] = {"": {"area": engine}}
+    own: dict[str, dict[str, Figure]] = {"": {"area": engine}}
     own[""]["delay"] = Figure(stage, "ns", "measured", engine.source)
     if step is not None:
         own[""]["energy"] = Figure(step, "pJ", "measured", engine.source)
     try:
-        for quantity, figure in tuple(own[""].items()):
-            carried = band(quantity, figure, *where)
+        quantities: tuple[Quantity, ...] = ("area", "delay", "energy")
+        for quantity in quantities:
+            if quantity not in own[""]:
+                continue
+            carried = band(quantity, own[""][quantity], *where)
             for method, there in carried.items():
                 own.setdefault(method, {})[quantity] = there
     except DataError:
@@ -186,7 +189,7 @@ def _engine(
                 TARGET_NM if method else area.node_nm,
                 first.label,
                 OURS,
-                first.source,
+                _sources(figures),
                 area_um2=um2,
                 delay_ns=ns,
                 clock_ghz=1 / ns if ns else None,
@@ -200,6 +203,16 @@ def _engine(
             )
         )
     return rows
+
+
+def _sources(figures: Mapping[str, Figure]) -> str:
+    """One where they agree, else each with what it is of."""
+    found: dict[str, list[str]] = {}
+    for name, figure in figures.items():
+        found.setdefault(figure.source, []).append(name.split("_")[0])
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{', '.join(names)}: {source}" for source, names in found.items())
 
 
 def _dearest(peaks: tuple[Peak, ...]) -> tuple[float | None, str]:
@@ -271,7 +284,7 @@ def _whole(run: Cost, node: float | None) -> list[Entry]:
                 TARGET_NM,
                 first.label,
                 OURS,
-                first.source,
+                _sources(held),
                 area_um2=value["area_mm2"] * 1e6 if "area_mm2" in value else None,
                 clock_ghz=value.get("clock_ghz"),
                 energy_pj=energy * 1e6 / total.macs if energy and total.macs else None,

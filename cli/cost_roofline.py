@@ -138,6 +138,8 @@ def _box(left: float, base: float, text: str) -> tuple[float, float, float, floa
 def drawing(held: Roofline, size: tuple[int, int], kind: str = "") -> str:
     """One SVG element of a size; ``kind``: its class."""
     axes, placed = _Axes(held, size), _Placed()
+    for _, _, _, intensity, gops, _ in held.points:
+        placed.take(axes.across(intensity) - 4, axes.down(gops) + 5, " ")
     parts = [*_grid(axes), *_roofs(held, axes, placed), *_points(held, axes, placed)]
     about = (
         f"roofline: {len(held.points)} layers under a memory roof of {held.gb_per_s:.3g} GB/s and "
@@ -196,18 +198,23 @@ def _roofs(held: Roofline, axes: _Axes, placed: _Placed) -> list[str]:
             f'H{right}"/>'
         )
         text = f"{', '.join(names)}: {gops:.3g} GOPS"
-        parts.append(
-            f'<text class="on" x="{right}" y="{level - 5:.1f}" text-anchor="end">{text}</text>'
-        )
-        placed.take(right - LETTER * len(text), level - 5, text)
+        parts += _on_roof(text, axes.across(gops / held.gb_per_s), level - 5, right, placed)
     return parts
+
+
+def _on_roof(text: str, begin: float, base: float, right: float, placed: _Placed) -> list[str]:
+    """At the right end of a level unless layers are there; then where they leave room."""
+    width = LETTER * len(text)
+    first, last = begin + 10, right - width
+    places = [last - part * (last - first) / 8 for part in range(9)] if last > first else [last]
+    left = next((x for x in places if placed.free(x, base, text)), last)
+    placed.take(left, base, text)
+    return [f'<text class="on" x="{left:.1f}" y="{base:.1f}">{text}</text>']
 
 
 def _points(held: Roofline, axes: _Axes, placed: _Placed) -> list[str]:
     """A dot a layer, its name at hand on a wide drawing, its number on a narrow one."""
     spots = [(axes.across(p[3]), axes.down(p[4])) for p in held.points]
-    for x, y in spots:
-        placed.take(x - 4, y + 5, " ")
     parts = []
     for (number, name, form, intensity, gops, bound), (x, y) in zip(
         held.points, spots, strict=True
