@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opennpe.cli import cost_measure, cost_quick
-from opennpe.cli.files import output_file, output_folder
+from opennpe.cli.cost_compare import Entry, comparison
+from opennpe.cli.cost_roofline import Roofline, roofline
+from opennpe.cli.cost_rows import run_summary
 from opennpe.cli.progress import Progress, Silent
 from opennpe.cli.simulate import engine_spec
-from opennpe.golden.errors import DataError
+from opennpe.golden.errors import DataError, TechError
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.cost import ENGINES, is_whole, memories_of, technology
-from opennpe.sim.cost_types import COMPONENTS, OPERATIONS, Cost, LayerCost, Options
+from opennpe.sim.cost_peak import Peak, peaks
+from opennpe.sim.cost_types import OPERATIONS, Cost, Options
 from opennpe.tech import coefficients
 from opennpe.tech.areas import SpecArea
-from opennpe.tech.figures import Figure
-from opennpe.tech.published import DESIGNS
+from opennpe.tech.figures import Figure, worst
 from opennpe.tech.scaling import band
 
-__all__ = ["Report", "SpecCost", "cost", "spec_cost", "write"]
+__all__ = ["Report", "SpecCost", "cost", "of_area", "spec_cost"]
 
 SCHEMA = "opennpe.cost/1"
 
@@ -37,6 +37,7 @@ class SpecCost:
         at_28_nm: area of cells and clock by method: "area_mm2", "clock_ghz", "engine_um2".
         peak_gops: of the array at the achieved clock, by format.
         cautions: what is not in the figures.
+        peaks: of each format, with area and energy.
     """
 
     spec: CoprocessorSpec
@@ -45,6 +46,7 @@ class SpecCost:
     at_28_nm: dict[str, dict[str, Figure]]
     peak_gops: dict[str, float]
     cautions: tuple[str, ...]
+    peaks: tuple[Peak, ...] = ()
 
     @property
     def engine(self) -> tuple[float, float, float]:
@@ -80,6 +82,10 @@ class SpecCost:
                 for what, figures in self.at_28_nm.items()
             },
             "peak_gops": self.peak_gops,
+            "peaks": {
+                peak.format: {what: f.summary() for what, f in peak.figures().items()}
+                for peak in self.peaks
+            },
             "cautions": list(self.cautions),
         }
 
@@ -91,14 +97,30 @@ class Report:
     specs: tuple[SpecCost, ...]
     run: Cost | None = None
 
+    def comparison(self) -> tuple[Entry, ...]:
+        """Ours beside the published designs."""
+        ours = []
+        for one in self.specs:
+            um2, _, stage = one.engine
+            source = f"our netlist on {one.area.library}"
+            engine = Figure(um2, "um2", "measured", source)
+            ours.append((one.spec.name, one.area, engine, stage / 1000, one.peaks))
+        return comparison(ours, self.run)
+
+    def roofline(self) -> Roofline | None:
+        """Of the run, which is one of the first spec's."""
+        return None if self.run is None else roofline(self.run, self.specs[0].spec)
+
     def summary(self) -> dict[str, Any]:
         """JSON-ready, units in names."""
+        roofs = self.roofline()
         return {
             "schema": SCHEMA,
             "operations_per_mac": OPERATIONS,
             "specs": [one.summary() for one in self.specs],
             "run": None if self.run is None else run_summary(self.run),
-            "published": [vars(design) for design in DESIGNS],
+            "roofline": None if roofs is None else roofs.rows(),
+            "comparison": [entry.summary() for entry in self.comparison()],
         }
 
 
@@ -114,7 +136,11 @@ def spec_cost(
     from opennpe.fpga import liberty
 
     cells = liberty.load(library)
-    area = cost_measure.measure(spec, cells, progress=progress)
+    return of_area(spec, cost_measure.measure(spec, cells, progress=progress))
+
+
+def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
+    """The same from areas that are known."""
     clock_hz = 1e12 / area.slowest.stage_ps
     cautions = ["no clock tree and no wires"]
     if is_whole(spec):
@@ -137,7 +163,34 @@ def spec_cost(
         name: OPERATIONS * spec.array.macs_per_cycle(name) * clock_hz / 1e9
         for name in spec.mac.formats
     }
-    return SpecCost(spec, area, held, at_28, peak, tuple(cautions))
+    most = _peaks(spec, area, clock_hz, held, cautions)
+    return SpecCost(spec, area, held, at_28, peak, tuple(cautions), most)
+
+
+def _peaks(
+    spec: CoprocessorSpec,
+    area: SpecArea,
+    clock_hz: float,
+    held: dict[str, Figure],
+    cautions: list[str],
+) -> tuple[Peak, ...]:
+    """Every format's; without energies where the library has none, which is said."""
+    energies = None
+    try:
+        energies = coefficients.load(area.library)
+    except TechError as error:
+        cautions.append(f"no TOPS/W: {error}")
+    source = f"our netlist on {area.library}"
+    engines = next(b.area_um2 for b in area.blocks if b.name == ENGINES)
+    label = worst("measured", *(f.label for f in held.values()))
+    whole = area.area_um2 + sum(f.value for f in held.values())
+    return peaks(
+        spec,
+        clock_hz,
+        Figure(whole, "um2", label, source),
+        Figure(engines, "um2", "measured", source),
+        energies,
+    )
 
 
 def _at_28(area: SpecArea) -> dict[str, dict[str, Figure]]:
@@ -245,83 +298,3 @@ def network_cost(
         technology(spec, area.library, area, energies),
         options,
     )
-
-
-# -- what it becomes ------------------------------------------------------------------------------
-def run_summary(run: Cost) -> dict[str, Any]:
-    """A run, JSON-ready, units in names."""
-    return {
-        "spec": run.spec,
-        "library": run.library,
-        "scope": run.scope,
-        "clock_mhz": run.clock_hz / 1e6,
-        "achieved_mhz": run.achieved_hz / 1e6,
-        "limited_by": run.limit,
-        "area_mm2": run.area_mm2,
-        "gops_per_mm2": run.gops_per_mm2,
-        "power_mw": run.milliwatts,
-        "power_gating": run.power_gating,
-        "idle_engines_pj": dict(run.idle_pj),
-        "labels": dict(run.labels),
-        "total": layer_summary(run.total),
-        "layers": [layer_summary(row) for row in run.layers],
-        "at_28_nm": {name: held.summary() for name, held in run.bands.items()},
-        "cautions": list(run.cautions),
-    }
-
-
-def layer_summary(row: LayerCost) -> dict[str, Any]:
-    """A layer, JSON-ready, units in names."""
-    return {
-        "layer": row.name,
-        "format": row.format,
-        "cycles": row.cycles,
-        "time_us": row.seconds * 1e6,
-        "macs": row.macs,
-        "array_utilisation": row.utilisation,
-        **{f"{name}_pj": row.energy_pj[name] for name in COMPONENTS},
-        "chip_pj": row.chip_pj,
-        "total_pj": row.total_pj,
-        "external_bytes": row.external_bytes,
-        "operations_per_byte": row.intensity,
-        "gops": row.gops,
-        "roof_gops": row.roof_gops,
-        "bound": row.bound,
-        "tops_per_w": row.tops_per_w,
-        "tops_per_w_with_external": row.tops_per_w_with_external,
-    }
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def write(report: Report, folder: str | Path | None = None, page: str | Path | None = None) -> None:
-    """Write CSV files into a folder, and a page; each appears whole or not at all.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
-    if folder is not None:
-        with output_folder(folder) as there:
-            blocks = [
-                {"spec": one.spec.name, "library": one.area.library, **row, "label": "measured"}
-                for one in report.specs
-                for row in one.summary()["blocks"]
-            ]
-            (there / "blocks.csv").write_text(_csv(blocks), encoding="utf-8")
-            designs = [vars(design) for design in DESIGNS]
-            (there / "published.csv").write_text(_csv(designs), encoding="utf-8")
-            if report.run is not None:
-                rows = [layer_summary(row) for row in (*report.run.layers, report.run.total)]
-                (there / "layers.csv").write_text(_csv(rows), encoding="utf-8")
-    if page is not None:
-        from opennpe.cli import cost_page
-
-        text = cost_page.page(report)
-        with output_file(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")

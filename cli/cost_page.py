@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from opennpe.cli.cost import Report, SpecCost
+from opennpe.cli.cost_compare import FIGURES, HEADS, OURS, notes, number
+from opennpe.cli.cost_roofline import NARROW, WIDE, Roofline, drawing
+from opennpe.cli.cost_roofline import STYLE as ROOFLINE
+from opennpe.cli.cost_tables import achieved
+from opennpe.sim.cost_peak import OPERANDS
 from opennpe.sim.cost_types import COMPONENTS, Cost, LayerCost
 from opennpe.tech.figures import LABELS, Figure, worst
-from opennpe.tech.published import DESIGNS
 
 __all__ = ["page"]
 
@@ -34,6 +38,19 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left}
 .how td:last-child,.how th:last-child{text-align:left;white-space:normal;min-width:18rem}
+.long{font-size:.85rem}.long td,.long th{padding:.3rem .45rem}
+.long td:first-child,.long th:first-child{position:sticky;left:0;background:var(--paper);
+white-space:normal;width:15rem;min-width:8.5rem}
+.long td:nth-child(3),.long td:nth-last-child(-n+3){white-space:normal}
+.long td:nth-child(3){min-width:6rem}
+.long small{display:block;color:var(--soft)}.long .ours td{background:var(--box)}
+h3{font-size:1rem;margin:1rem 0 .25rem}ol.soft,ul.soft{font-size:.9rem;overflow-wrap:anywhere}
+@media (max-width:40rem){.long small{display:none}.how thead{display:none}
+.how tr{display:grid;grid-template-columns:1fr auto auto}.how td{border:0}
+.how tr{border-bottom:1px solid var(--line)}
+.how td:last-child{grid-column:1/-1;min-width:0;color:var(--soft)}}
+.narrow{display:none!important}
+@media (max-width:40rem){.wide{display:none!important}.narrow{display:block!important}}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:13px system-ui,sans-serif}
 .key{display:inline-block;width:.8rem;height:.8rem;margin:0 .3rem 0 .8rem}
 """
@@ -43,14 +60,15 @@ def page(report: Report) -> str:
     """The page of a report, HTML."""
     names = ", ".join(one.spec.name for one in report.specs)
     parts = [f"<h1>What {escape(names)} costs in silicon</h1>"]
-    parts += [_labels(), *(_spec(one) for one in report.specs)]
-    if report.run is not None:
-        parts.append(_run(report.run))
-    parts.append(_published())
+    parts += [_labels(), *(_spec(one, report.run) for one in report.specs)]
+    roofs = report.roofline()
+    if report.run is not None and roofs is not None:
+        parts.append(_run(report.run, roofs))
+    parts.append(_comparison(report))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Cost of {escape(names)}</title><style>{STYLE}</style></head><body>\n"
+        f"<title>Cost of {escape(names)}</title><style>{STYLE}{ROOFLINE}</style></head><body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -70,10 +88,14 @@ def _card(value: str, what: str) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], about: str, kind: str = "") -> str:
     """A table that scrolls inside its box; ``kind`` "how" wraps its last column."""
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
+    return _framed(heads, body, about, kind)
+
+
+def _framed(heads: Sequence[str], body: str, about: str, kind: str) -> str:
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     return (
         f'<div class=scroll tabindex=0 role=region aria-label="{escape(about)}">'
         f'<table class="{kind}">'
@@ -101,12 +123,12 @@ def _bars(parts: Mapping[str, float], unit: str, about: str) -> str:
 
 def _band(figures: Mapping[str, Figure]) -> list[list[str]]:
     return [
-        [name, f"{figure.value:.4g} {figure.unit}", figure.label, figure.source]
+        [name, f"{number(figure.value)} {figure.unit}", figure.label, figure.source]
         for name, figure in figures.items()
     ]
 
 
-def _spec(one: SpecCost) -> str:
+def _spec(one: SpecCost, run: Cost | None) -> str:
     held, (um2, registers, stage) = one.area, one.engine
     memories = sum(figure.value for figure in one.memories.values()) / 1e6
     cards = [
@@ -121,6 +143,7 @@ def _spec(one: SpecCost) -> str:
     name = escape(one.spec.name)
     html = f"<h2>{name} on {escape(held.library)}</h2><div class=cards>{''.join(cards)}</div>"
     html += f"<h2>{name}: area by block</h2>" + _bars(parts, "mm2", f"area by block of {name}")
+    html += _peaks(one, run)
     titles = {"engine_um2": "area of one engine", "cells_mm2": "area of all cells measured",
               "engine_clock_ghz": "clock of the engine"}  # fmt: skip
     for what, figures in one.at_28_nm.items():
@@ -130,7 +153,7 @@ def _spec(one: SpecCost) -> str:
     return html + f"<h2>{name}: not included</h2><ul class=soft>{notes}</ul>"
 
 
-def _run(run: Cost) -> str:
+def _run(run: Cost, roofs: Roofline) -> str:
     total = run.total
     label = worst(*(run.labels[n] for n, v in total.energy_pj.items() if v and n != "external"))
     cards = [
@@ -142,15 +165,19 @@ def _run(run: Cost) -> str:
     ]
     html = f"<h2>The run: {escape(run.scope)}</h2><div class=cards>{''.join(cards)}</div>"
     parts = {
-        f"{COMPONENTS[n].title} ({run.labels[n]})": v / 1e6 for n, v in total.energy_pj.items()
+        f"{COMPONENTS[n].title} ({run.labels[n]})": v / 1e6 for n, v in total.energy_pj.items() if v
     }
     html += "<h2>Energy by component</h2>" + _bars(parts, "uJ", "energy by component")
-    html += "<h2>Energy by layer</h2>" + _stacked(run.layers) + "<h2>Roofline</h2>" + _roof(run)
-    heads = ["layer", "cycles", "us", "nJ on chip", "nJ external", "TOPS/W", "GOPS", "bound"]
+    html += "<h2>Energy by layer</h2>" + _stacked(run.layers) + _roofline(roofs)
+    heads = ["layer", "format", "cycles", "us", "nJ on chip", "nJ external", "TOPS/W", "GOPS",
+             "roof GOPS", "operations a byte", "bound"]  # fmt: skip
+    names = [*(f"{number} {row.name}" for number, row in enumerate(run.layers, 1)), total.name]
     rows = [
-        [r.name, str(r.cycles), f"{r.seconds * 1e6:.4g}", f"{r.chip_pj / 1e3:.4g}",
-         f"{r.energy_pj['external'] / 1e3:.4g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}", r.bound]
-        for r in (*run.layers, total)
+        [name, r.format, str(r.cycles), f"{r.seconds * 1e6:.4g}", number(r.chip_pj / 1e3),
+         f"{r.energy_pj['external'] / 1e3:.4g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}",
+         "" if r.roof_gops is None else f"{r.roof_gops:.3g}",
+         f"{r.intensity:.3g}" if r.intensity else "", r.bound]
+        for name, r in zip(names, (*run.layers, total), strict=True)
     ]  # fmt: skip
     html += "<h2>Layers</h2>" + _table(heads, rows, "layers")
     for held in run.bands.values():
@@ -165,7 +192,7 @@ def _stacked(layers: Sequence[LayerCost]) -> str:
     for index, row in enumerate(layers):
         top, left = index * 2 * BAR, 0.0
         marks.append(f'<text x="0" y="{top + 15}">{escape(row.name[:48])}: '
-                     f"{row.total_pj / 1000:.4g} nJ</text>")  # fmt: skip
+                     f"{number(row.total_pj / 1000)} nJ</text>")  # fmt: skip
         for place, value in enumerate(row.energy_pj.values()):
             width = WIDTH * value / most
             marks.append(f'<rect x="{left:.1f}" y="{top + 20}" width="{width:.2f}" '
@@ -182,24 +209,77 @@ def _stacked(layers: Sequence[LayerCost]) -> str:
     )
 
 
-def _roof(run: Cost) -> str:
-    """How far each layer is from what the array or the bus allow, as bars of a share."""
-    shares = {
-        f"{row.name}, {row.bound} bound": 100 * row.gops / row.roof_gops
-        for row in run.layers
-        if row.roof_gops
-    }
-    return _bars(shares, "% of the roof", "share of the roof that each layer reaches")
+def _roofline(held: Roofline) -> str:
+    """The plot twice, for a wide and for a narrow window; the style shows one of them."""
+    absent = ""
+    if held.absent:
+        absent = f" Without products or traffic, so not shown: {', '.join(held.absent)}."
+    about = (
+        "Each dot is a layer, numbered as in the table of layers (its name and figures show when "
+        "the pointer rests on it). No layer can be above the lines: the slope is what external "
+        "memory delivers over the bus, the levels are what the array computes with every lane at "
+        "work, a dashed one for formats that this network does not use. Orange dots are held back "
+        "by the bus, violet ones by the array. Memory traffic is counted, roofs and throughput "
+        "are of the cycle model at the measured clock." + absent
+    )
+    drawn = drawing(held, WIDE, "wide") + drawing(held, NARROW, "narrow")
+    return f"<h2>Roofline</h2><p class=soft>{escape(about)}</p>{drawn}"
 
 
-def _published() -> str:
-    heads = ["design", "what", "nm", "um2", "ns", "GHz", "mW", "pJ", "GOPS/W", "label", "source"]
-    rows = []
-    for d in DESIGNS:
-        numbers = (d.node_nm, d.area_um2, d.delay_ns, d.clock_ghz, d.power_mw, d.energy_pj)
-        cells = ["" if n is None else f"{n:g}" for n in numbers]
-        rows.append([d.name, d.what, *cells, d.gops_per_w, d.label, d.source])
+def _peaks(one: SpecCost, run: Cost | None) -> str:
+    """Peak of each format, and what a run achieves."""
+    heads = ["format", "MACs a cycle", "GOPS", "GOPS/mm2, all of it", "GOPS/mm2, engines",
+             "TOPS/W, engines", "pJ an engine's cycle"]  # fmt: skip
+    rows = [
+        [p.format, str(p.macs_per_cycle), *(_with_label(f) for f in (
+            p.gops, p.gops_per_mm2, p.gops_per_engine_mm2, p.engine_tops_per_w,
+            p.engine_pj_per_step))]
+        for p in one.peaks
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    if run is not None and run.spec == one.spec.name:
+        name, *rest = achieved(run)
+        rows.append([name, "", *rest])
+    name = escape(one.spec.name)
     return (
-        "<h2>Published designs</h2><p class=soft>As their authors give them; PDPU's rows count a "
-        "multiply-accumulate once.</p>" + _table(heads, rows, "published designs")
+        f"<h2>{name}: peak of each format at {one.area.node_nm:g} nm</h2><p class=soft>Every lane "
+        "at work in every cycle, two operations a multiply-accumulate. Energy is that of the "
+        f"engines with their clock and leakage ({OPERANDS}); memories and what moves operands "
+        "come on top in a run.</p>" + _table(heads, rows, f"peaks of {name}")
+    )
+
+
+def _with_label(figure: Figure | None) -> str:
+    return "" if figure is None else f"{figure.value:.3g} {figure.label}"
+
+
+def _comparison(report: Report) -> str:
+    """A row a design, node and label; sources are numbered and stand below."""
+    entries = report.comparison()
+    sources, others = notes(entries)
+    heads = ["design", "nm", "label", *(HEADS[name] for name in FIGURES), "from"]
+    body = []
+    for entry in entries:
+        cells = dict(zip(HEADS, entry.cells(), strict=True))
+        texts = [
+            cells["node_nm"] or "not stated",
+            entry.label if entry.by == OURS else f"{entry.label} by {entry.by}",
+            *(cells[name] for name in FIGURES),
+            f"[{sources.index(entry.source) + 1}]",
+        ]
+        body.append(
+            f"<tr{' class=ours' if entry.by == OURS else ''}><td><b>{escape(entry.design)}</b>"
+            f"<small>{escape(entry.what)}</small></td>"
+            + "".join(f"<td>{escape(text)}</td>" for text in texts)
+            + "</tr>"
+        )
+    listed = "".join(f"<li>{escape(text)}</li>" for text in sources)
+    said = "".join(f"<li>{escape(text)}</li>" for text in others)
+    return (
+        "<h2>Beside published designs</h2><p class=soft>A row is a design at one node, and its "
+        "label says what kind all its figures are of. Shaded rows are ours. Scaled and calibrated "
+        "rows carry ours to 28 nm: the methods differ, so read them together, as a band.</p>"
+        + _framed(heads, "".join(body), "designs beside each other", "long")
+        + f"<h3>From</h3><ol class=soft>{listed}</ol><h3>Note</h3><ul class=soft>{said}</ul>"
     )

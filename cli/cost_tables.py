@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from opennpe.cli.cost import Report, SpecCost
-from opennpe.cli.tables import count, table
+from opennpe.cli.cost_compare import FIGURES, HEADS, OURS, Entry, notes, number, span
+from opennpe.cli.tables import table
+from opennpe.sim.cost import ENGINES
+from opennpe.sim.cost_peak import Peak
 from opennpe.sim.cost_types import COMPONENTS, Cost
-from opennpe.tech.figures import Figure
-from opennpe.tech.published import DESIGNS, Design
+from opennpe.tech.figures import Figure, worst
 from rich.table import Table
 
-__all__ = ["band_text", "block_table", "lines", "published_markdown", "run_table", "spec_markdown"]
+__all__ = [
+    "achieved",
+    "band_text",
+    "block_table",
+    "comparison_markdown",
+    "labelled",
+    "lines",
+    "peak_markdown",
+    "run_table",
+    "spec_markdown",
+]  # fmt: skip
 
 DIGITS = 4
 
@@ -19,7 +31,7 @@ DIGITS = 4
 def band_text(figures: Mapping[str, Figure], digits: int = DIGITS) -> str:
     """Every method's figure with its name and label."""
     return ", ".join(
-        f"{figure.value:.{digits}g} {figure.unit} {name}"
+        f"{number(figure.value, digits)} {figure.unit} {name}"
         + ("" if name == figure.label else f" ({figure.label})")
         for name, figure in figures.items()
     )
@@ -44,7 +56,7 @@ def spec_lines(one: SpecCost) -> list[str]:
     peak = ", ".join(f"{name} {gops:.3g}" for name, gops in one.peak_gops.items())
     found = [
         f"clock {1e6 / held.slowest.stage_ps:.1f} MHz (measured; {held.slowest.name})",
-        f"peak GOPS at that clock, two operations a MAC: {peak}",
+        f"peak GOPS at that clock, two operations a MAC (measured): {peak}",
     ]
     names = {"engine_um2": "one engine", "cells_mm2": "all cells",
              "engine_clock_ghz": "engine's clock"}  # fmt: skip
@@ -57,7 +69,7 @@ def run_table(run: Cost) -> Table:
     numbers = ("cycles", "us", "nJ chip", "nJ external", "TOPS/W", "GOPS")
     columns = {"layer": "left", **dict.fromkeys(numbers, "right"), "bound": "left"}
     rows = [
-        [r.name, str(r.cycles), f"{r.seconds * 1e6:.1f}", f"{r.chip_pj / 1000:.3g}",
+        [r.name, str(r.cycles), f"{r.seconds * 1e6:.1f}", number(r.chip_pj / 1000, 3),
          f"{r.energy_pj['external'] / 1000:.3g}", f"{r.tops_per_w:.3g}", f"{r.gops:.3g}", r.bound]
         for r in (*run.layers, run.total)
     ]  # fmt: skip
@@ -68,7 +80,7 @@ def run_lines(run: Cost) -> list[str]:
     """Energy by component with its label, and the band."""
     total = run.total
     found = [
-        f"{COMPONENTS[name].title}: {count(value)} pJ ({run.labels[name]})"
+        f"{COMPONENTS[name].title}: {value / 1000:.4g} nJ ({run.labels[name]})"
         for name, value in total.energy_pj.items()
         if value
     ]
@@ -81,9 +93,12 @@ def lines(report: Report) -> list[Table | list[str]]:
     parts: list[Table | list[str]] = []
     for one in report.specs:
         parts += [block_table(one), spec_lines(one)]
+        if one.peaks:
+            parts.append(peak_table(one, report.run))
     if report.run is not None:
         parts += [run_table(report.run), run_lines(report.run)]
-    return parts
+    grid, below = comparison_table(report.comparison())
+    return [*parts, grid, below]
 
 
 def spec_markdown(specs: list[SpecCost]) -> str:
@@ -104,15 +119,89 @@ def spec_markdown(specs: list[SpecCost]) -> str:
     return "\n".join(rows)
 
 
-def published_markdown() -> str:
-    """The table of published designs in docs/cost.md."""
-    rows = ["| design | what | nm | um2 | ns | GHz | mW | pJ | GOPS/W | label |",
-            "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    rows += [_published(design) for design in DESIGNS]
+def comparison_table(entries: Sequence[Entry]) -> tuple[Table, list[str]]:
+    """A line a design, node and label, and the sources that its last column numbers."""
+    sources, others = notes(entries)
+    columns = {"design": "left", "nm": "right", "label": "left"}
+    columns |= {HEADS[name]: "right" for name in FIGURES} | {"from": "right"}
+    rows = [
+        [
+            entry.design,
+            cells["node_nm"],
+            labelled(entry),
+            *(span(cells[name]) for name in FIGURES),
+            str(sources.index(entry.source) + 1),
+        ]
+        for entry in entries
+        for cells in (dict(zip(HEADS, entry.cells(), strict=True)),)
+    ]
+    below = [
+        *(f"from {place}: {source}" for place, source in enumerate(sources, 1)),
+        "measured*: by its authors, as published",
+        *others,
+    ]
+    return table("beside published designs", columns, rows), below
+
+
+def labelled(entry: Entry) -> str:
+    """The label, with a star where it is not ours."""
+    return entry.label if entry.by == OURS else f"{entry.label}*"
+
+
+def peak_table(one: SpecCost, run: Cost | None = None) -> Table:
+    """A line a format, and what a run of this spec achieves."""
+    columns = dict.fromkeys(("GOPS", "GOPS/mm2", "GOPS/mm2 of engines", "TOPS/W of engines",
+                             "pJ an engine's cycle"), "right")  # fmt: skip
+    rows = [[peak.format, *(_figure(f) for f in _in_order(peak))] for peak in one.peaks]
+    if run is not None and run.spec == one.spec.name:
+        rows.append(achieved(run))
+    title = f"peak of {one.spec.name} at {one.area.node_nm:g} nm, every lane at work"
+    return table(title, {"format": "left", **columns}, rows)
+
+
+def achieved(run: Cost) -> list[str]:
+    """The run's figures in the columns of the peaks; its TOPS/W count the whole chip."""
+    total = run.total
+    engines = total.gops / (run.area[ENGINES].value / 1e6)
+    label = worst(*(run.labels[n] for n, v in total.energy_pj.items() if v and n != "external"))
+    return [
+        "achieved by the run",
+        f"{total.gops:.3g} measured",
+        f"{run.gops_per_mm2:.3g} measured",
+        f"{engines:.3g} measured",
+        f"{total.tops_per_w:.3g} {label}, whole chip",
+        "",
+    ]
+
+
+def _in_order(p: Peak) -> tuple[Figure | None, ...]:
+    return (p.gops, p.gops_per_mm2, p.gops_per_engine_mm2, p.engine_tops_per_w,
+            p.engine_pj_per_step)  # fmt: skip
+
+
+def _figure(figure: Figure | None) -> str:
+    return "" if figure is None else f"{figure.value:.3g} {figure.label}"
+
+
+def comparison_markdown(entries: Sequence[Entry]) -> str:
+    """The table of ours and the published designs in docs/cost.md."""
+    heads = ["design", "what", "nm", "label", *(HEADS[name] for name in FIGURES), "from"]
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for entry in entries:
+        cells = dict(zip(HEADS, entry.cells(), strict=True))
+        text = [entry.design, entry.what, cells["node_nm"], labelled(entry)]
+        text += [cells[name] for name in FIGURES]
+        rows.append(f"| {' | '.join([*text, entry.source])} |")
     return "\n".join(rows)
 
 
-def _published(d: Design) -> str:
-    numbers = (d.node_nm, d.area_um2, d.delay_ns, d.clock_ghz, d.power_mw, d.energy_pj)
-    cells = ["" if n is None else f"{n:g}" for n in numbers]
-    return f"| {d.name} | {d.what} | " + " | ".join(cells) + f" | {d.gops_per_w} | {d.label} |"
+def peak_markdown(specs: Sequence[SpecCost]) -> str:
+    """The table of peaks in docs/cost.md."""
+    heads = ["spec", "library", "nm", "format", "GOPS", "GOPS/mm2", "GOPS/mm2 of engines",
+             "TOPS/W of engines", "pJ an engine's cycle"]  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for one in specs:
+        for peak in one.peaks:
+            cells = [one.spec.name, one.area.library, f"{one.area.node_nm:g}", peak.format]
+            rows.append(f"| {' | '.join([*cells, *map(_figure, _in_order(peak))])} |")
+    return "\n".join(rows)

@@ -261,11 +261,14 @@ def cost(
     ] = False,
     csv: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for CSV files.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="A page of it all.")] = None,
+    roofline: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="The run's roofline, a picture.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Area, clock and energy of a spec, from its own gates."""
     from opennpe.cli import cost as costing
-    from opennpe.cli import cost_tables, tables
+    from opennpe.cli import cost_files, cost_tables, tables
     from opennpe.cli.progress import reporter
 
     with reporter() as progress:
@@ -280,11 +283,11 @@ def cost(
             power_gating=power_gating,
             progress=progress,
         )
-    costing.write(report, csv, html)
+    cost_files.write(report, csv, html, roofline)
     if as_json:
         _print_json(report.summary())
     else:
-        written = [f"wrote {path}" for path in (csv, html) if path is not None]
+        written = [f"wrote {path}" for path in (csv, html, roofline) if path is not None]
         tables.show(*cost_tables.lines(report), written)
     return 0
 

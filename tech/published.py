@@ -55,11 +55,11 @@ def _pdpu(
 
 
 PDPU_ROWS = (
-    _pdpu("PDPU P(16/16,2)", "dot product of 4, window of 14", 9579, 1.62, 4.49),
-    _pdpu("PDPU P(13/16,2)", "dot product of 4, window of 14", 7695, 1.60, 3.66),
-    _pdpu("PDPU P(13/16,2)", "dot product of 8, window of 14", 13560, 1.69, 5.80),
-    _pdpu("PDPU P(10/16,2)", "dot product of 8, window of 14", 10006, 1.70, 4.24),
-    _pdpu("PDPU P(13/16,2)", "dot product of 8, window of 10", 12157, 1.66, 5.06),
+    _pdpu("PDPU P(16/16,2) N4 w14", "dot product of 4, window of 14", 9579, 1.62, 4.49),
+    _pdpu("PDPU P(13/16,2) N4 w14", "dot product of 4, window of 14", 7695, 1.60, 3.66),
+    _pdpu("PDPU P(13/16,2) N8 w14", "dot product of 8, window of 14", 13560, 1.69, 5.80),
+    _pdpu("PDPU P(10/16,2) N8 w14", "dot product of 8, window of 14", 10006, 1.70, 4.24),
+    _pdpu("PDPU P(13/16,2) N8 w10", "dot product of 8, window of 10", 12157, 1.66, 5.06),
     _pdpu("PDPU quire", "dot product of 4, P(13/16,2), 256 bits", 29209, 2.10, 5.87, exact=True),
 )
 """The six configurations that the calibrated constants come from."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from opennpe.cli import cost_page, cost_tables
-from opennpe.cli.cost import Report, SpecCost, _at_28, write
+from opennpe.cli.cost import Report, SpecCost, _at_28
+from opennpe.cli.cost_files import write
 from opennpe.cli.main import main
 from opennpe.golden import catalog
 from opennpe.tech import areas
