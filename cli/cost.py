@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opennpe.cli import cost_measure
+from opennpe.cli import cost_measure, cost_quick
 from opennpe.cli.files import output_file, output_folder
 from opennpe.cli.progress import Progress, Silent
 from opennpe.cli.simulate import engine_spec
 from opennpe.golden.errors import DataError
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.sim.cost import ENGINES, estimate, is_whole, technology
+from opennpe.sim.cost import ENGINES, is_whole, memories_of, technology
 from opennpe.sim.cost_types import COMPONENTS, OPERATIONS, Cost, LayerCost, Options
 from opennpe.tech import coefficients
 from opennpe.tech.areas import SpecArea
@@ -125,8 +125,8 @@ def spec_cost(
     held: dict[str, Figure] = {}
     at_28: dict[str, dict[str, Figure]] = {}
     try:
-        tech = technology(spec, area.library, area, _none(area))
-        held = {m.shape.name: m.area_um2 for m in tech.memories.values()}
+        there = memories_of(spec, area.node_nm)
+        held = {m.shape.name: m.area_um2 for m in there.values()}
     except DataError as error:
         cautions.append(str(error))
     try:
@@ -138,13 +138,6 @@ def spec_cost(
         for name in spec.mac.formats
     }
     return SpecCost(spec, area, held, at_28, peak, tuple(cautions))
-
-
-def _none(area: SpecArea) -> coefficients.Coefficients:
-    """No energies: only areas are asked for."""
-    return coefficients.Coefficients(
-        area.library, area.node_nm, area.voltage_v, "", "", 0, 0.0, {}, 0.0, 0.0, 0.0, {}
-    )
 
 
 def _at_28(area: SpecArea) -> dict[str, dict[str, Figure]]:
@@ -231,9 +224,7 @@ def network_cost(
     from opennpe.cli.study import CALIBRATION_SAMPLES
     from opennpe.host.compile import compile
     from opennpe.quant.policy import Policy
-    from opennpe.sim.activity import activity
     from opennpe.sim.coprocessor import cycles
-    from opennpe.sim.workload import of_program
 
     assert data is not None
     spec.check_coprocessor()
@@ -244,9 +235,16 @@ def network_cost(
     policy = Policy.uniform(*(formats or ["posit8"]))
     network = quant.calibrate(graph, given.first(CALIBRATION_SAMPLES).inputs, policy)
     program = compile(network, spec)
-    work = of_program(Path(model).name, spec, program, cycles(spec, program), network)
-    events = activity(spec, network, given.take(0, 1))
-    return estimate(spec, work, events, technology(spec, area.library, area, energies), options)
+    return cost_quick.priced(
+        Path(model).name,
+        spec,
+        network,
+        program,
+        cycles(spec, program),
+        given.take(0, 1),
+        technology(spec, area.library, area, energies),
+        options,
+    )
 
 
 # -- what it becomes ------------------------------------------------------------------------------

@@ -115,8 +115,6 @@ def _clock_fj(netlist: Netlist) -> float:
             continue
         for pin in cell.pins.values():
             if pin.clock:
-                # A rise charges the pin: C V^2, fF and V to fJ.
-                once = 2 * pin.energy_fj + pin.capacitance_ff * library.voltage_v**2
-                total += instances * once
+                total += instances * pin.cycle_fj(library.voltage_v)
         count += instances
     return total / count if count else 0.0

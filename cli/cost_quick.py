@@ -11,13 +11,34 @@ from opennpe.golden.program import Program
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.coprocessor import Timing, cycles
 from opennpe.sim.cost import estimate, is_whole, technology
-from opennpe.sim.cost_types import Cost
+from opennpe.sim.cost_types import Cost, Options, Technology
 from opennpe.sim.workload import of_program
 
-__all__ = ["LIBRARY", "line", "of_network", "of_run", "summary"]
+__all__ = ["LIBRARY", "line", "of_network", "of_run", "priced", "summary"]
 
 LIBRARY = "ihp130"
 """Whose energies the verbs that run networks print."""
+
+
+def priced(
+    name: str,
+    spec: CoprocessorSpec,
+    network: Network,
+    program: Program,
+    timing: Timing,
+    inputs: Mapping[str, Any],
+    tech: Technology,
+    options: Options | None = None,
+) -> Cost:
+    """The cost of a program's run of one sample in a technology.
+
+    Raises:
+        DataError: as :func:`opennpe.sim.cost.estimate`.
+    """
+    from opennpe.sim.activity import activity
+
+    work = of_program(name, spec, program, timing, network)
+    return estimate(spec, work, activity(spec, network, inputs), tech, options)
 
 
 def of_run(
@@ -28,12 +49,9 @@ def of_run(
     inputs: Mapping[str, Any],
 ) -> Cost | str:
     """The cost of a program's run of one sample, or why there is none."""
-    from opennpe.sim.activity import activity
-
     try:
         tech = technology(spec, LIBRARY)
-        work = of_program(network.name, spec, program, timing, network)
-        return estimate(spec, work, activity(spec, network, inputs), tech)
+        return priced(network.name, spec, network, program, timing, inputs, tech)
     except OpenNPEError as error:
         return str(error)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from opennpe.cli.errors import OutputError
+from opennpe.golden.whole import replacing
 
 __all__ = ["output_file", "output_folder"]
 
@@ -50,16 +51,13 @@ def output_file(path: str | Path) -> Iterator[Path]:
     if target.is_dir():
         raise OutputError(f"cannot write '{target}': it is a folder; give a file name")
     made = _make_parents(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         try:
-            temporary.touch()
-            yield temporary
-            os.replace(temporary, target)
+            with replacing(target) as temporary:
+                temporary.touch()
+                yield temporary
         except OSError as error:
             raise _refusal(target, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
     except BaseException:
         for parent in reversed(made):
             parent.rmdir()

@@ -6,29 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
+
+from opennpe.fpga.progress import Progress, Silent
 
 __all__ = ["Progress", "Silent", "reporter"]
-
-
-class Progress(Protocol):
-    """What long jobs report to: named stages, each with a number of steps."""
-
-    def stage(self, text: str, total: int) -> None:
-        """Begin a stage of ``total`` steps; it ends when the next begins."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Report steps done."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def stage(self, text: str, total: int) -> None:
-        """Ignored."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Ignored."""
 
 
 class Lines:

@@ -18,8 +18,6 @@ from opennpe.cli.files import output_file
 from opennpe.cli.progress import Progress, Silent
 from opennpe.cli.simulate import engine_spec
 from opennpe.cli.study import CALIBRATION_SAMPLES
-from opennpe.golden import formats as number_formats
-from opennpe.golden import layers as L
 from opennpe.golden import program as programs
 from opennpe.golden import storage
 from opennpe.golden.errors import DataError, PolicyError, ToolError
@@ -34,6 +32,7 @@ from opennpe.host.sparse import Choice
 from opennpe.quant.policy import Policy
 from opennpe.sim.coprocessor import Timing, cycles
 from opennpe.sim.trace_events import Span, layer_spans, timeline, write
+from opennpe.sim.workload import parts_of, widest
 
 __all__ = ["BACKENDS", "LayerCycles", "Report", "run"]
 
@@ -380,26 +379,16 @@ def _same(tensor: str, found: Codes, expected: Codes, who: str, judge: str) -> N
 
 def _layers(job: _Job, spans: Sequence[Span]) -> tuple[LayerCycles, ...]:
     """Each layer's multiply-accumulates and utilisation, where the network is known."""
-    layers = {} if job.network is None else {layer.name: layer for layer in job.network.layers}
-    rows = []
+    network, rows = job.network, []
     for span in spans:
-        names = [span.name] if span.name in layers else span.name.split("+")
-        parts = [layers[name] for name in names if name in layers]
-        if job.network is None or not parts:
+        parts = [] if network is None else parts_of(network, span.name)[1]
+        if network is None or not parts:
             rows.append(LayerCycles(span, None, None))
             continue
-        macs = sum(job.network.macs(layer) for layer in parts)
-        peak = span.cycles * job.spec.array.macs_per_cycle(_widest(job.network, parts[0]))
+        macs = sum(network.macs(layer) for layer in parts)
+        peak = span.cycles * job.spec.array.macs_per_cycle(widest(network, parts[0]))
         rows.append(LayerCycles(span, macs, macs / peak if macs and peak else None))
     return tuple(rows)
-
-
-def _widest(network: Network, layer: L.Layer) -> str:
-    """The format whose lanes the layer's products use."""
-    ins, out = network.layer_tensors(layer)
-    weight = layer.weight_format if isinstance(layer, L.Conv | L.Linear) else ""
-    names = (*(tensor.format for tensor in ins), weight or out.format)
-    return max(names, key=lambda name: number_formats.get(name).bits)
 
 
 def _outputs(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from amaranth.lib import wiring
 from opennpe.fpga import boards, place_route, plls, shell, toolchain, utilisation
 from opennpe.fpga.boards import Board
 from opennpe.fpga.place_route import Clock
+from opennpe.fpga.progress import Progress, Silent
 from opennpe.fpga.wrapped import Wrapped
 from opennpe.golden.errors import SpecError, ToolError
 from opennpe.golden.spec import CoprocessorSpec
@@ -94,10 +94,10 @@ def component(board: Board, spec: CoprocessorSpec, design: str, hz: float) -> wi
         from opennpe.rtl.engine import Engine
 
         return Wrapped(Engine(spec.engine))
-    from opennpe.rtl.board_top import BoardTop
-
-    spec.check_coprocessor()
-    return BoardTop(spec, hz, board.baud, board.memory_bytes)
+    raise SpecError(
+        f"{spec.name} is a co-processor, and there is no link from a board's pins to one yet: "
+        "choose EDGE_1X1, one engine"
+    )
 
 
 def memory_bits(board: Board, spec: CoprocessorSpec) -> int:
@@ -146,7 +146,7 @@ def fit(
     design: str | None = None,
     mhz: float | None = None,
     seeds: tuple[int, ...] = SEEDS,
-    progress: toolchain.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Fit:
     """Synthesise, place and route; nothing is packed. Steps whose inputs stand are not repeated.
 
@@ -164,7 +164,7 @@ def fit(
         ToolError: a tool is missing or failed.
         OSError: the folder cannot be written.
     """
-    told = progress or toolchain.Silent()
+    told = progress or Silent()
     design = kind_of(spec, design)
     place_route.flow(board)
     toolchain.version(place_route.flow(board).place)
@@ -228,7 +228,7 @@ def _order(out: Path, seeds: tuple[int, ...]) -> list[int]:
 def _sources() -> str:
     """What makes the Verilog around a design, for the key of its cache."""
     names = ("shell.py", "wrapped.py", "plls.py", "build.py")
-    return toolchain.content(*(Path(__file__).with_name(name).read_bytes() for name in names))
+    return verilated.content(*(Path(__file__).with_name(name).read_bytes() for name in names))
 
 
 class Steps:
@@ -239,7 +239,7 @@ class Steps:
         self.seconds: dict[str, float] = {}
         self.cached: list[str] = []
 
-    def run(self, name: str, key: str, files: tuple[str, ...], make: Callable[[], None]) -> None:
+    def run(self, name: str, key: str, files: tuple[str, ...], make: Callable[[], object]) -> None:
         """Make the files of a step unless they are there for this key."""
         note = self.folder / f"{name}.key"
         known = json.loads(note.read_text()) if note.is_file() else {}
@@ -252,14 +252,11 @@ class Steps:
         begun = time.perf_counter()
         make()
         self.seconds[name] = round(time.perf_counter() - begun, 2)
-        text = json.dumps({"key": key, "seconds": self.seconds[name]})
-        temporary = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-        temporary.write_text(text)
-        os.replace(temporary, note)
+        verilog.write_text(note, json.dumps({"key": key, "seconds": self.seconds[name]}))
 
 
 def _synthesise(
-    board: Board, text: str, out: Path, steps: Steps, progress: toolchain.Progress
+    board: Board, text: str, out: Path, steps: Steps, progress: Progress
 ) -> dict[str, float]:
     family = board.made_of
     recipe = utilisation.passes(family, out / "top.v", shell.TOP, None)
@@ -272,16 +269,16 @@ def _synthesise(
         (out / "cells.json").write_text(json.dumps(dict(made.cells), indent=2) + "\n")
         progress.advance()
 
-    key = toolchain.content(text, *recipe[1:], toolchain.yosys_version())
+    key = verilated.content(text, *recipe[1:], toolchain.yosys_version())
     steps.run("synthesise", key, (place_route.NETLIST, "cells.json"), make)
     return family.count(json.loads((out / "cells.json").read_text()))
 
 
 def _place(
-    board: Board, out: Path, mhz: float, seed: int, steps: Steps, progress: toolchain.Progress
+    board: Board, out: Path, mhz: float, seed: int, steps: Steps, progress: Progress
 ) -> place_route.Placed:
     files = (place_route.ROUTED, place_route.REPORT)
-    key = toolchain.content(
+    key = verilated.content(
         (out / place_route.NETLIST).read_bytes(),
         (out / place_route.PINS).read_bytes(),
         *place_route.options(board, mhz, seed),
@@ -291,13 +288,9 @@ def _place(
         "place",
         key,
         files,
-        lambda: _discard(place_route.place_and_route(board, out, mhz, seed, progress)),
+        lambda: place_route.place_and_route(board, out, mhz, seed, progress),
     )
     return place_route.read_report(out / place_route.REPORT)
-
-
-def _discard(_: object) -> None:
-    """What a step makes is in its files."""
 
 
 def build(board: Board, spec: CoprocessorSpec, out: Path, **options: Any) -> Fit:
@@ -308,8 +301,8 @@ def build(board: Board, spec: CoprocessorSpec, out: Path, **options: Any) -> Fit
         SpecError: it cannot fit, or its clock cannot be made.
         OSError: the folder cannot be written.
     """
-    toolchain.version(place_route.flow(board).pack)
-    progress = options.get("progress") or toolchain.Silent()
+    packer = toolchain.version(place_route.flow(board).pack)
+    progress = options.get("progress") or Silent()
     found = fit(board, spec, out, **options)
     slow = [clock for clock in found.clocks if not clock.closes]
     if slow:
@@ -320,7 +313,6 @@ def build(board: Board, spec: CoprocessorSpec, out: Path, **options: Any) -> Fit
         )
     steps = Steps(out)
     routed = (out / place_route.ROUTED).read_bytes()
-    packer = toolchain.version(place_route.flow(board).pack)
     name = place_route.BITSTREAMS[board.family]
 
     def make() -> None:
@@ -328,14 +320,12 @@ def build(board: Board, spec: CoprocessorSpec, out: Path, **options: Any) -> Fit
         place_route.pack(board, out)
         progress.advance()
 
-    steps.run("pack", toolchain.content(routed, *board.pack, packer), (name,), make)
-    return Fit(
-        **{
-            **{key: getattr(found, key) for key in found.__dataclass_fields__},
-            "seconds": {**found.seconds, **steps.seconds},
-            "cached": (*found.cached, *steps.cached),
-            "bitstream": str(out / name),
-        }
+    steps.run("pack", verilated.content(routed, *board.pack, packer), (name,), make)
+    return replace(
+        found,
+        seconds={**found.seconds, **steps.seconds},
+        cached=(*found.cached, *steps.cached),
+        bitstream=str(out / name),
     )
 
 

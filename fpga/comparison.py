@@ -7,7 +7,8 @@ import importlib.util
 from typing import Any
 
 from amaranth.lib import wiring
-from opennpe.fpga import families, toolchain, utilisation
+from opennpe.fpga import families, utilisation
+from opennpe.fpga.progress import Progress
 from opennpe.golden.spec import CoprocessorSpec, EngineSpec
 
 __all__ = ["compare", "notes", "units"]
@@ -25,7 +26,7 @@ def units(spec: EngineSpec) -> dict[str, wiring.Component]:
 
 
 def compare(
-    spec: CoprocessorSpec, names: list[str] | None, progress: toolchain.Progress
+    spec: CoprocessorSpec, names: list[str] | None, progress: Progress
 ) -> list[dict[str, Any]]:
     """Cells of every unit in the families named, or in all.
 

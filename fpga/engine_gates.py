@@ -75,10 +75,14 @@ def uniform(
         raise DataError(f"sums are words (S, K) twice, got {left.shape} and {right.shape}")
     sums, steps = left.shape
     names = spec.mac.formats
-    index = [np.full(sums, names.index(name), dtype=np.uint8) for name in (a, b, out or a)]
+    left_mode, right_mode, out_mode = (
+        np.full(sums, names.index(name), dtype=np.uint8) for name in (a, b, out or a)
+    )
     zeros = np.zeros((sums, ports.lane_count(spec)), dtype=np.int64)
     return WordStream(
-        *index,
+        left_mode,
+        right_mode,
+        out_mode,
         np.arange(sums + 1, dtype=np.int64) * steps,
         left.reshape(-1),
         right.reshape(-1),

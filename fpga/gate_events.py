@@ -70,7 +70,7 @@ class _State(NamedTuple):
 
     value: Bits
     level: Bits
-    index: NDArray[np.int32]
+    input: NDArray[np.int32]
     flop: Bits
     when: NDArray[np.int32]
     weight: NDArray[np.float64]
@@ -96,7 +96,7 @@ class _Ports(NamedTuple):
 class _Work(NamedTuple):
     """Rows to put, by stream; pauses by cycle."""
 
-    count: NDArray[np.int64]
+    rows_left: NDArray[np.int64]
     row_first: NDArray[np.int64]
     rows: Bits
     wait: Bits
@@ -116,7 +116,7 @@ def _settled(g: Gates, s: _State) -> None:
         index = 0
         for k in range(g.first[gate], g.first[gate + 1]):
             index |= s.value[g.input[k]] << (k - g.first[gate])
-        s.index[gate] = index
+        s.input[gate] = index
         s.level[gate] = (g.table[gate] >> np.uint64(index)) & np.uint64(1)
         s.value[g.output[gate]] = s.level[gate]
 
@@ -154,8 +154,8 @@ def _spread(g: Gates, s: _State, net: int, now: int) -> int:
     more = 0
     for f in range(g.fan_first[net], g.fan_first[net + 1]):
         gate = g.fan_gate[f]
-        index = s.index[gate] ^ g.fan_bit[f]
-        s.index[gate] = index
+        index = s.input[gate] ^ g.fan_bit[f]
+        s.input[gate] = index
         new = np.uint8((g.table[gate] >> np.uint64(index)) & np.uint64(1))
         waits = s.when[gate] >= 0
         if new == s.level[gate]:
@@ -208,10 +208,10 @@ def _run_order(g: Gates, s: _State) -> tuple[float, int]:
         index = 0
         for k in range(g.first[gate], g.first[gate + 1]):
             index |= s.value[g.input[k]] << (k - g.first[gate])
-        changed = index ^ s.index[gate]
+        changed = index ^ s.input[gate]
         if changed == 0:
             continue
-        s.index[gate] = index
+        s.input[gate] = index
         new = np.uint8((g.table[gate] >> np.uint64(index)) & np.uint64(1))
         if new != s.value[g.output[gate]]:
             k = g.first[gate]
@@ -278,7 +278,7 @@ def _simulate(
     totals: NDArray[np.float64],
 ) -> int:
     """Cycles run; below 0 where something is wrong. totals: events, clock energy, results."""
-    streams = len(w.count)
+    streams = len(w.rows_left)
     at = np.zeros(streams, dtype=np.int64)
     offering = np.zeros(streams, dtype=np.uint8)
     on = np.ones(len(g.domain_parent), dtype=np.uint8)
@@ -291,7 +291,7 @@ def _simulate(
             e, n, more = _drive(g, s, p.reset, 1 if cycle < 0 else 0, delayed)
             spent, events, waiting = spent + e, events + n, waiting + more
         for k in range(streams):
-            if cycle >= 0 and not offering[k] and at[k] < w.count[k] and not w.wait[k, cycle]:
+            if cycle >= 0 and not offering[k] and at[k] < w.rows_left[k] and not w.wait[k, cycle]:
                 offering[k] = 1
                 nets = p.payload_first[k + 1] - p.payload_first[k]
                 base = w.row_first[k] + at[k] * nets
@@ -329,7 +329,7 @@ def _simulate(
             quiet = 0
         done = found >= int(totals[2])
         for k in range(streams):
-            done = done and at[k] == w.count[k]
+            done = done and at[k] == w.rows_left[k]
         tail = tail + 1 if done else 0
         totals[3] = found
         if tail > w.tail_cycles:

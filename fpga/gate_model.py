@@ -220,7 +220,7 @@ class _Builder:
         self.domain_cost.append(0.0 if own is None else float(own[1][0] + own[1][1]))
         # The gate's own clock pin moves with the clock that feeds it.
         self.gate_cost.append(0.0)
-        self.domain_cost[parent] += 2 * (clock.energy_fj + self.half_cv2 * clock.capacitance_ff)
+        self.domain_cost[parent] += clock.cycle_fj(self.library.voltage_v)
         return True
 
     def _combinational(self, index: int, cell: Cell) -> None:
@@ -255,10 +255,10 @@ class _Builder:
         inputs = [n for n in _inputs(state.next_state) if n not in (state.state,)]
         table = truth_table(state.next_state, inputs)
         domain = self.domain_of[net]
-        self.domain_cost[domain] += 2 * (clock.energy_fj + self.half_cv2 * clock.capacitance_ff)
-        for pin in inputs:
-            if pins[pin] >= 0:
-                self.pin_cost[pins[pin]] += cell.pins[pin].energy_fj
+        self.domain_cost[domain] += clock.cycle_fj(self.library.voltage_v)
+        for held in inputs:
+            if pins[held] >= 0:
+                self.pin_cost[pins[held]] += cell.pins[held].energy_fj
         self.flops.append((table, [pins[n] for n in inputs], domain))
         for pin in cell.pins.values():
             if pin.direction != "output" or pins[pin.name] < 0:

@@ -12,6 +12,7 @@ from typing import Any
 
 from opennpe.fpga import toolchain
 from opennpe.fpga.boards import Board
+from opennpe.fpga.progress import Progress
 from opennpe.golden.errors import ToolError
 
 __all__ = ["BITSTREAMS", "Clock", "Placed", "flow", "pack", "place_and_route", "read_report"]
@@ -97,7 +98,7 @@ def options(board: Board, mhz: float, seed: int) -> list[str]:
 
 
 def place_and_route(
-    board: Board, folder: Path, mhz: float, seed: int, progress: toolchain.Progress
+    board: Board, folder: Path, mhz: float, seed: int, progress: Progress
 ) -> Placed:
     """Place and route ``netlist.json`` of a folder; the report and its log stay there.
 
@@ -123,7 +124,7 @@ ITERATIONS = 30
 """About as many as the analytical placer takes."""
 
 
-def _listener(progress: toolchain.Progress) -> Callable[[str], None]:
+def _listener(progress: Progress) -> Callable[[str], None]:
     """Turns nextpnr's log into stages: placing by iterations, routing by hundreds of arcs."""
     state = {"arcs": 0, "routed": 0}
     progress.stage("place", ITERATIONS)

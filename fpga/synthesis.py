@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from amaranth.lib import wiring
 from opennpe.fpga import liberty_text, netlist, recipes
+from opennpe.fpga.kept import kept
 from opennpe.fpga.netlist import Netlist
 from opennpe.fpga.recipes import Recipe
 from opennpe.golden.errors import TechError, ToolError
-from opennpe.rtl import verilated, verilog, yosys
+from opennpe.rtl import verilog, yosys
 from opennpe.tech.cells import CellLibrary
 
-__all__ = ["VERSION", "cached", "library_files", "synthesise", "verilog_of"]
+__all__ = ["VERSION", "library_files", "synthesise", "verilog_of"]
 
 VERSION = 1
 """Of what the cache holds; another number forgets it."""
@@ -73,9 +70,8 @@ def synthesise(
     def make() -> dict[str, Any]:
         return _map(text, library, top, chosen, sets)
 
-    return netlist.from_json(
-        cached(make, text, _identity(library), repr(chosen), top, repr(sets)), top, library
-    )
+    parts = text, _identity(library), repr(chosen), top, repr(sets)
+    return netlist.from_json(kept("gates", make, *parts, str(VERSION)), top, library)
 
 
 def _identity(library: CellLibrary) -> str:
@@ -210,34 +206,3 @@ def check_mapped(module: Mapping[str, Any], library: CellLibrary, top: str) -> N
             f"library {library.name} has no cell for {what} of {top}: a latch, a flip-flop with "
             "such a reset, or a gate is missing"
         )
-
-
-def cached(make: Any, *parts: str) -> dict[str, Any]:
-    """What ``make`` gives, JSON, made only if the cache does not have it.
-
-    Known by ``parts``, the version of Yosys and :data:`VERSION`.
-    """
-    try:
-        version = metadata.version("pyosys")
-    except metadata.PackageNotFoundError as error:
-        raise ToolError(f"{error.name} is missing: pip install 'opennpe[rtl]'") from error
-    key = hashlib.sha256()
-    for part in (*parts, version, str(VERSION)):
-        key.update(hashlib.sha256(part.encode()).digest())
-    folder = verilated.cache_folder().parent / "gates"
-    target = folder / f"{key.hexdigest()[:32]}.json.gz"
-    if target.is_file():
-        try:
-            found: dict[str, Any] = json.loads(gzip.decompress(target.read_bytes()))
-            return found
-        except (OSError, EOFError, ValueError):
-            pass  # a damaged entry is made again
-    made: dict[str, Any] = make()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(gzip.compress(json.dumps(made).encode(), 5))
-        os.replace(temporary, target)
-    except OSError:
-        pass  # a cache that cannot be written costs time, not the run
-    return made

@@ -182,7 +182,9 @@ def _empty(nets: int, arcs: int) -> Run:
     return Run(
         np.full((nets, 2), -np.inf),
         np.zeros((nets, 2)),
-        *(np.full((nets, 2), -1, np.int32) for _ in range(3)),
+        np.full((nets, 2), -1, np.int32),
+        np.full((nets, 2), -1, np.int32),
+        np.full((nets, 2), -1, np.int32),
         np.zeros((arcs, 2)),
         np.zeros((arcs, 2)),
     )

@@ -45,7 +45,7 @@ class Run(NamedTuple):
     energy: Floats
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def at(tables: Surfaces, number: int, slew: float, load: float) -> float:
     """A surface's value, bilinear, extended beyond its points. As :meth:`Surface.at`."""
     rows, columns = tables.shape[number]
@@ -73,7 +73,7 @@ def at(tables: Surfaces, number: int, slew: float, load: float) -> float:
     return float(left + u * (c + v * (d - c) - left))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def order(gates: Gates, arcs: Arcs, nets: int) -> Ints:
     """Instances so that each comes after those that drive its logic; fewer than all on a loop."""
     count = len(gates.kind)
@@ -135,7 +135,7 @@ def order(gates: Gates, arcs: Arcs, nets: int) -> Ints:
     return result[:last]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def propagate(
     gates: Gates,
     arcs: Arcs,

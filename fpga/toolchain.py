@@ -6,7 +6,6 @@ own. A program built for the machine is a few times faster: name it in the varia
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -15,18 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from opennpe.golden.errors import ToolError
 
 __all__ = [
     "INSTALL",
     "TOOLS",
-    "Progress",
-    "Silent",
     "Tool",
     "command",
-    "content",
     "findings",
     "loader",
     "run",
@@ -36,26 +32,6 @@ __all__ = [
 
 INSTALL = "pip install 'opennpe[fpga]'"
 LOADER = "openFPGALoader"
-
-
-class Progress(Protocol):
-    """What long jobs report to: named stages, each with a number of steps."""
-
-    def stage(self, text: str, total: int) -> None:
-        """Begin a stage of ``total`` steps."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Report steps done."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def stage(self, text: str, total: int) -> None:
-        """Ignored."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Ignored."""
 
 
 @dataclass(frozen=True)
@@ -152,15 +128,6 @@ def version(name: str) -> str:
         return f"{tool.distribution} {metadata.version(tool.distribution)}"
     about = Path(found[0]).stat()
     return f"{found[0]} {about.st_size} {about.st_mtime_ns}"
-
-
-def content(*parts: str | bytes) -> str:
-    """A name for what goes into a step: a hash of all of it."""
-    key = hashlib.sha256()
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        key.update(hashlib.sha256(raw).digest())
-    return key.hexdigest()[:32]
 
 
 def run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amaranth.lib import wiring
-from opennpe.fpga import toolchain
 from opennpe.fpga.families import Family
+from opennpe.fpga.kept import kept
 from opennpe.golden.errors import ToolError
-from opennpe.rtl import verilated, verilog, yosys
+from opennpe.rtl import verilog, yosys
 
 __all__ = ["Counts", "cells", "count", "synthesise"]
 
@@ -83,7 +82,10 @@ def synthesise(
         said = yosys.run(*passes(family, source, top, target))
     if log is not None:
         log.write_text(said, encoding="utf-8")
-    found = cells(said)
+    return _counts(family, cells(said))
+
+
+def _counts(family: Family, found: dict[str, int]) -> Counts:
     return Counts(family.name, family.count(found), found, not family.placed)
 
 
@@ -102,17 +104,7 @@ def count_verilog(family: Family, text: str, top: str) -> Counts:
     Raises:
         ToolError: pyosys is missing, or a pass failed.
     """
-    key = toolchain.content(text, top, family.synthesis, toolchain.yosys_version())
-    kept = verilated.cache_folder().parent / "fpga" / f"{key}.json"
-    if kept.is_file():
-        found = {str(k): int(v) for k, v in json.loads(kept.read_text()).items()}
-        return Counts(family.name, family.count(found), found, not family.placed)
-    made = synthesise(family, text, top)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(dict(made.cells)))
-        os.replace(temporary, kept)
-    except OSError:
-        pass  # a cache that cannot be written costs time, not the count
-    return made
+    found = kept(
+        "fpga", lambda: dict(synthesise(family, text, top).cells), text, top, family.synthesis
+    )
+    return _counts(family, found)

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from opennpe.golden.machine import Window
 from opennpe.golden.network import Tensor
 from opennpe.golden.registers import VERSION
 from opennpe.golden.spec import CoprocessorSpec
+from opennpe.golden.whole import replacing
 
 __all__ = ["MAGIC", "ROLES", "HostLayer", "Output", "Program", "Symbol", "facts", "load", "save"]
 
@@ -312,14 +312,11 @@ def save(program: Program, path: str | Path) -> None:
     text = json.dumps(head, allow_nan=False).encode()
     data = _PREFIX.pack(MAGIC, VERSION, len(text)) + text + program.image.tobytes()
     file = Path(path)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(data + hashlib.sha256(data).digest())
-        os.replace(temporary, file)
+        with replacing(file) as temporary:
+            temporary.write_bytes(data + hashlib.sha256(data).digest())
     except OSError as error:
         raise ProgramError(f"cannot write '{file}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Program:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,6 +20,7 @@ from opennpe.golden import attention, formats, mac
 from opennpe.golden import layers as L
 from opennpe.golden.errors import NetworkError, OpenNPEError
 from opennpe.golden.network import Network, Tensor
+from opennpe.golden.whole import replacing
 
 __all__ = ["SCHEMA", "load", "save"]
 
@@ -54,15 +54,11 @@ def save(network: Network, path: str | Path) -> None:
     text = json.dumps(head, allow_nan=False)
     arrays["network"] = np.frombuffer(text.encode(), dtype=np.uint8)
     file = Path(path)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as stream:
+        with replacing(file) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, file)
     except OSError as error:
         raise NetworkError(f"cannot write '{file}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Network:

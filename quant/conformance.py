@@ -8,7 +8,6 @@ initialisers, as this importer takes them from the model. Every case runs in pos
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import warnings
 from collections import Counter, defaultdict
@@ -22,6 +21,7 @@ import onnx
 from onnx import numpy_helper
 from opennpe.golden import catalog, formats, reference
 from opennpe.golden.errors import OpenNPEError
+from opennpe.golden.whole import replacing
 from opennpe.quant import calibration, float_eval, importer
 from opennpe.quant.fold_constants import FOLDABLE
 from opennpe.quant.graph import Array, Graph
@@ -272,9 +272,8 @@ def _cell(text: str) -> str:
 def table(out: Path, runner: Runner = golden_runner) -> list[Outcome]:
     """Run every case and write the table, whole or not at all."""
     outcomes = [run_case(case, runner) for case in cases()]
-    temporary = out.with_name(out.name + ".part")
-    temporary.write_text(report(outcomes), encoding="utf-8")
-    os.replace(temporary, out)
+    with replacing(out) as temporary:
+        temporary.write_text(report(outcomes), encoding="utf-8")
     return outcomes
 
 

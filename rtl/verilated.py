@@ -13,9 +13,10 @@ from pathlib import Path
 
 from opennpe.golden import formats
 from opennpe.golden.errors import ToolError
+from opennpe.golden.whole import replacing
 from opennpe.rtl import tools
 
-__all__ = ["FLAGS", "JOBS", "cache_folder", "library", "remembered"]
+__all__ = ["FLAGS", "JOBS", "cache_folder", "content", "library", "remembered"]
 
 FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint")
 """Verilator's options for speed; Amaranth's Verilog is full of what its lint complains of."""
@@ -35,6 +36,15 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "opennpe" / "rtl"
 
 
+def content(*parts: str | bytes) -> str:
+    """A name for what goes into a step: a hash of all of it."""
+    key = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        key.update(hashlib.sha256(raw).digest())
+    return key.hexdigest()[:32]
+
+
 def remembered(make: Callable[[], str], *parts: str) -> str:
     """A generated text, made only if the cache does not have it.
 
@@ -43,25 +53,18 @@ def remembered(make: Callable[[], str], *parts: str) -> str:
     Raises:
         ToolError: Amaranth or Yosys is missing.
     """
-    key = hashlib.sha256()
     folders = (Path(formats.__file__).parent, Path(__file__).parent)
     sources = [path.read_text() for folder in folders for path in sorted(folder.glob("*.py"))]
     try:
         makers = [f"{name} {metadata.version(name)}" for name in ("amaranth", "pyosys")]
     except metadata.PackageNotFoundError as error:
         raise ToolError(f"{error.name} is missing: pip install 'opennpe[rtl]'") from error
-    for part in (*parts, *sources, *makers):
-        key.update(hashlib.sha256(part.encode()).digest())
-    target = _cache() / f"{key.hexdigest()[:32]}.txt"
+    target = _cache() / f"{content(*parts, *sources, *makers)}.txt"
     if target.is_file():
         return target.read_text()
     text = make()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(target) as temporary:
         temporary.write_text(text)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return text
 
 
@@ -83,10 +86,7 @@ def library(
     """
     options = [*FLAGS, *flags, "-CFLAGS", COMPILER_FLAGS, "-LDFLAGS", " ".join(["-shared", *link])]
     parts = [top, *(part for item in sorted(sources.items()) for part in item), *options, OPTIMISE]
-    key = hashlib.sha256()
-    for part in (*parts, tools.versions()):
-        key.update(hashlib.sha256(part.encode()).digest())
-    target = _cache() / f"{key.hexdigest()[:32]}.so"
+    target = _cache() / f"{content(*parts, tools.versions())}.so"
     if target.is_file():
         return target
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as name:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ from amaranth.back import rtlil
 from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 from opennpe.golden import formats
-from opennpe.golden.errors import ToolError
 from opennpe.golden.mac import grid_exponent
 from opennpe.golden.spec import CoprocessorSpec, EngineSpec
-from opennpe.rtl import ports
+from opennpe.golden.whole import replacing
+from opennpe.rtl import ports, yosys
 from opennpe.rtl.engine import Engine
 from opennpe.rtl.hierarchy import Blocks
 
@@ -44,6 +41,8 @@ CLEARED = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 """In RTLIL, contents of a memory at the start that are all zero."""
+UNTOLD = re.compile(r"^ *\(\* (?!no_rw_check\b).* \*\)\n", re.MULTILINE)
+"""In Verilog, attributes that say nothing to synthesis; one does (:mod:`opennpe.rtl.memories`)."""
 
 
 def verilog(spec: EngineSpec, top: str = TOP) -> str:
@@ -71,43 +70,17 @@ def convert(design: wiring.Component, top: str) -> str:
             # A memory that begins with zeros begins with anything: nothing reads it unwritten, and
             # gates do not clear it.
             Path(folder, f"{name}.il").write_text(CLEARED.sub("", text))
-        _yosys(
+        yosys.run(
             *(f"read_rtlil {Path(folder, name)}.il" for name in texts),
             f"hierarchy -top {top}",
             "proc -nomux -norom",
             "memory_collect",
             "opt_clean",
-            f"write_verilog -norename -noattr {target}",
+            f"write_verilog -norename {target}",
         )
         # The writer numbers the register that starts its processes by all that came before.
-        return re.sub(
-            r"\\\$auto\$verilog_backend\.cc:\d+:\w+\$\d+", r"\\$start", target.read_text()
-        )
-
-
-def _yosys(*passes: str) -> None:
-    try:
-        from pyosys import libyosys
-    except ImportError as error:
-        raise ToolError("pyosys is missing: install it with pip install 'opennpe[rtl]'") from error
-    design = libyosys.Design()
-    with _silence():
-        for command in passes:
-            libyosys.run_pass(command, design)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Yosys logs to the process's standard output, past Python: keep it off."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        text = UNTOLD.sub("", target.read_text())
+        return re.sub(r"\\\$auto\$verilog_backend\.cc:\d+:\w+\$\d+", r"\\$start", text)
 
 
 def manifest(spec: EngineSpec, top: str = TOP) -> dict[str, Any]:
@@ -219,9 +192,5 @@ def write_text(path: Path, text: str) -> None:
     """Atomically, and only when the text changed."""
     if path.is_file() and path.read_text() == text:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,8 +3,8 @@
     python scripts/characterise_engine.py ihp130 asap7
 
 Writes ``tech/measured/<library>.json`` and prints a table in Markdown, a row a layer. Fitted are
-random streams and every other layer of the shipped network; judged are its other layers and, where
-OPENNPE_EXTRA names the folder of networks made by others, all layers of ResNet8.
+random streams and every other layer of a kind of the shipped network; judged are its other layers
+and, where OPENNPE_EXTRA names the folder of networks made by others, all layers of ResNet8.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ def layers(model: Path, fmt: str, images: Any) -> Iterator[tuple[str, Product]]:
     keep = dict.fromkeys(n for x in network.layers for n in x.inputs if n not in network.constants)
     values, _ = sim.run(SPEC, network, {name: images[:4]}, keep=list(keep))
     held = dict(values) | {n: np.asarray(c) for n, c in network.constants.items()}
+    index = 0
     for layer in network.layers:
         product = layer_product(SPEC, network, layer, [held[n] for n in layer.inputs])
         if product is not None:
-            yield layer.name, product
+            index += 1
+            yield f"{index} {type(layer).__name__}", product
 
 
 def pictures(count: int) -> Any:
@@ -127,10 +129,14 @@ def fitted(gates: Any, model: Any, idle: float, mode: str) -> tuple[Any, float]:
         for name, product in sources(a):
             stream = streams.of_layer(spec, product, rows, columns, LAYER_WORDS)
             found.append((name, *streams.measured(spec, model, a, b, stream)))
-    own = [x for x in found if x[0].startswith("fashion")][::2]
+    else:
+        other = streams.random_streams(spec, a, b, RANDOM_WORDS // 2, np.random.default_rng(8))
+        for i, stream in enumerate(other):
+            found.append((f"another {i}", *streams.measured(spec, model, a, b, stream)))
+    shipped = [x for x in found if x[0].startswith("fashion")]
+    kinds = sorted({x[0].split()[-1] for x in shipped})
+    own = [x for kind in kinds for x in [y for y in shipped if y[0].endswith(kind)][::2]]
     learnt = [x for x in found if x[0].startswith("random")] + own
-    if a != b:
-        learnt = found[::2]
     events = np.concatenate([x[1] for x in learnt])
     spent = np.concatenate([x[2] - idle * x[3] for x in learnt])
     result = characterise.fit(events, spent)

@@ -11,43 +11,52 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from opennpe.fpga.liberty_parser import Group, parse_file
+
 TARGET = Path(__file__).resolve().parents[1] / "tech" / "ihp130_sram.json"
-READ, WRITE = r"A_MEN\s*& !A_WEN\s*& A_REN", r"A_MEN\s*& A_WEN\s*& !A_REN"
+READ, WRITE = ("A_MEN", "!A_WEN", "A_REN"), ("A_MEN", "A_WEN", "!A_REN")
+"""Conditions on the clock pin's energy."""
 
 
-def number(pattern: str, text: str) -> float:
-    """The first number that follows a pattern."""
-    found = re.search(pattern, text)
-    if found is None:
-        raise SystemExit(f"no {pattern} in the file: is it one of IHP's memories?")
-    return float(found.group(1))
+def inside(group: Group) -> Iterator[Group]:
+    """All groups in a group, in the order of the file."""
+    for part in group.groups:
+        yield part
+        yield from inside(part)
+
+
+def numbers(table: Group) -> list[float]:
+    """The values of a table."""
+    return [float(value) for value in re.findall(r"[\d.]+", table.lists["values"])]
+
+
+def energy(groups: list[Group], when: tuple[str, ...], name: str) -> float:
+    """Of the clock pin's rise, under a condition."""
+    for power in groups:
+        if power.name == "internal_power":
+            given = power.values.get("when", "").split("&")
+            if tuple(part.strip() for part in given) == when:
+                return numbers(next(power.named("rise_power")))[0]
+    raise SystemExit(f"{name} states no energy of {' & '.join(when)}: is it one of IHP's memories?")
 
 
 def macro(path: Path) -> dict[str, object]:
     """The facts of one file."""
-    text = path.read_text(encoding="utf-8")
+    (cell,) = parse_file(path).named("cell")
+    groups = list(inside(cell))
     words, bits = map(int, re.search(r"_(\d+)x(\d+)_", path.name).groups())
-    access = max(
-        float(value)
-        for table in re.findall(
-            r"cell_(?:rise|fall)\s*\([^)]*\)\s*\{.*?values \((.*?)\)", text, re.S
-        )
-        for value in re.findall(r"[\d.]+", table)
-    )
-
-    def energy(when: str) -> float:
-        return number(rf'when : "{when}";\s*rise_power\("scalar"\)\{{\s*values \(([\d.]+)\)', text)
-
+    delays = (group for group in groups if group.name in ("cell_rise", "cell_fall"))
     return {
         "words": words,
         "bits": bits,
-        "area_um2": number(r"area\s*:\s*([\d.]+)", text),
-        "read_pj": energy(READ),
-        "write_pj": energy(WRITE),
-        "leakage_nw": number(r"cell_leakage_power : ([\d.]+)", text),
-        "access_ns": access,
+        "area_um2": float(cell.values["area"]),
+        "read_pj": energy(groups, READ, path.name),
+        "write_pj": energy(groups, WRITE, path.name),
+        "leakage_nw": float(cell.values["cell_leakage_power"]),
+        "access_ns": max(value for table in delays for value in numbers(table)),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
 

@@ -23,6 +23,17 @@ SPREADS = (0.25, 1.0, 4.0)
 """Standard deviations of random operands."""
 LENGTHS = (3, 9, 32, 128)
 """Words of random sums."""
+SUMS_OF_ONES = (
+    (0.25, 0.0, 2),
+    (0.25, 0.5, 2),
+    (1.0, 0.0, 2),
+    (1.0, 0.3, 2),
+    (4.0, 0.0, 2),
+    (4.0, 0.3, 2),
+    (1.0, 0.3, 9),
+    (1.0, 0.3, 49),
+)
+"""Spread, share of zeros and words of a sum where the second operand is one."""
 ZEROS = (0.0, 0.3, 0.7)
 """Shares of zeros among random operands."""
 
@@ -45,9 +56,9 @@ def random_streams(
             found.append(_stream(spec, a, b, lanes.pack(a, left), lanes.pack(b, right)))
     # Pooling and additions: every word of the second operand holds ones.
     one = formats.get(b).encode(1.0)
-    for length in (2, 9, 49):
+    for spread, zeros, length in SUMS_OF_ONES:
         sums = max(-(-words // length), 1)
-        left = _codes(a, rng, (sums, length, share), 1.0, 0.3)
+        left = _codes(a, rng, (sums, length, share), spread, zeros)
         right = np.broadcast_to(one, left.shape)
         found.append(_stream(spec, a, b, lanes.pack(a, left), lanes.pack(b, right)))
     return found

@@ -6,12 +6,9 @@ python scripts/softmax_tables.py --area   # cells of the unit on an ECP5, by Yos
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,7 +118,7 @@ def cycles() -> Iterator[str]:
 
 def area() -> Iterator[str]:
     """Lines of the table of cells, by ``synth_ecp5``."""
-    from opennpe.rtl import verilog, yosys
+    from opennpe.fpga import families, utilisation
     from opennpe.rtl.softmax import Softmax
 
     yield "| lanes | mode | LUT4 | carry (CCU2C) | flip-flops | 18x18 multipliers |"
@@ -129,16 +126,7 @@ def area() -> Iterator[str]:
     for lanes in (2, 4):
         for mode in ("exact", "truncating"):
             spec = SoftmaxSpec(lanes=lanes, mode=mode)  # type: ignore[arg-type]
-            with tempfile.TemporaryDirectory() as folder:
-                source, found = Path(folder, "unit.v"), Path(folder, "stat.json")
-                source.write_text(verilog.convert(Softmax(spec), "opennpe_softmax"))
-                yosys.run(
-                    f"read_verilog {source}",
-                    "synth_ecp5 -top opennpe_softmax",
-                    f"tee -o {found} stat -json",
-                )
-                text = found.read_text()
-            cells = json.loads(text[text.index("{") :])["design"]["num_cells_by_type"]
+            cells = utilisation.count(families.get("ecp5"), Softmax(spec)).cells
             kinds = ("LUT4", "CCU2C", "TRELLIS_FF", "MULT18X18D")
             yield f"| {lanes} | {mode} | " + " | ".join(str(cells.get(k, 0)) for k in kinds) + " |"
 

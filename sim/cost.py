@@ -27,9 +27,9 @@ from opennpe.tech import areas, coefficients
 from opennpe.tech.areas import Block, SpecArea
 from opennpe.tech.coefficients import Coefficients
 from opennpe.tech.figures import Figure, Label
-from opennpe.tech.memories import memory
+from opennpe.tech.memories import Memory, memory
 
-__all__ = ["ENGINES", "estimate", "technology"]
+__all__ = ["ENGINES", "estimate", "is_whole", "memories_of", "technology"]
 
 ENGINES = "engines"
 """The block of a design's areas that is the engines, energies of which are measured."""
@@ -83,6 +83,16 @@ def is_whole(spec: CoprocessorSpec) -> bool:
     return True
 
 
+def memories_of(spec: CoprocessorSpec, node_nm: float) -> dict[str, Memory]:
+    """The memories of a spec at a node, by the name that their counts begin with.
+
+    Raises:
+        DataError: a node at which memories are not known.
+    """
+    shapes = memory_shapes(spec) if is_whole(spec) else {}
+    return {name: memory(shape, node_nm) for name, shape in shapes.items()}
+
+
 def technology(
     spec: CoprocessorSpec,
     library: str = "ihp130",
@@ -95,8 +105,7 @@ def technology(
         TechError: areas or energies that are not there.
     """
     area = area or areas.load(library, spec.name)
-    shapes = memory_shapes(spec) if is_whole(spec) else {}
-    held = {name: memory(shape, area.node_nm) for name, shape in shapes.items()}
+    held = memories_of(spec, area.node_nm)
     slowest = max((m.access_ps for m in held.values()), default=0.0)
     return Technology(area, energies or coefficients.load(library), held, slowest)
 

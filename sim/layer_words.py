@@ -157,7 +157,8 @@ def _conv(spec: CoprocessorSpec, layer: L.Conv, x: Tensor, codes: Codes) -> Prod
     a, b = mac.compute_formats(x.format, layer.weight_format)
     windows = _windows(codes, layer.weights.shape[2:], layer)
     # A line of operands holds so many channels.
-    order = _order(*windows.offset.shape, spec.line_words * lanes.lanes(x.format))
+    channels, taps = windows.offset.shape
+    order = _order(channels, taps, spec.line_words * lanes.lanes(x.format))
     offset = windows.offset.reshape(-1)[order]
     flat = layer.weights.reshape(len(layer.weights), -1)[:, order]
     words = _tiled(_widened(flat, layer.weight_format, b), b)

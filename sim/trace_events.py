@@ -10,7 +10,6 @@ Source: "Trace Event Format", the JSON format of the Chromium project.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden.commands import UNITS
 from opennpe.golden.errors import DataError
+from opennpe.golden.whole import replacing
 from opennpe.sim.coprocessor import Timing
 
 __all__ = ["Event", "Span", "chrome", "layer_spans", "timeline", "write"]
@@ -161,17 +161,12 @@ def write(
         DataError: the file cannot be written.
     """
     file = Path(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    text = json.dumps(chrome(events, cycles, name), allow_nan=False)
     try:
-        temporary.write_text(
-            json.dumps(chrome(events, cycles, name), allow_nan=False), encoding="utf-8"
-        )
-        os.replace(temporary, file)
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write '{file}': {error.strerror or error}") from error
-    finally:
-        if file.parent.is_dir():
-            temporary.unlink(missing_ok=True)
 
 
 def _meta(what: str, thread: int, value: Any, key: str = "name") -> dict[str, Any]:

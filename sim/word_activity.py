@@ -20,7 +20,7 @@ __all__ = ["Decoded", "Sums", "count", "decoded"]
 
 Words = NDArray[np.uint16]
 (WORD, ZERO_WORD, CHANGE, SUM, LANE, PORT_A, PORT_B, DECODE_A, DECODE_B, OPERAND, PARTIAL, PRODUCT,
- SHIFT, ADDEND, ADDED, TOTAL, CARRY) = range(len(CLASSES))  # fmt: skip
+ SHIFT, ADDEND, ADDED, TOTAL, CARRY, DRAINED, NEGATIVE, SIGN) = range(len(CLASSES))  # fmt: skip
 
 BYTE = 0xFF
 """Bits of an exponent, the sign among them."""
@@ -74,11 +74,14 @@ def decoded(a: str, b: str) -> Decoded:
     if fa.bits != fb.bits:
         raise DataError(f"{a} and {b} differ in width: widen the narrower before the engine")
     lanes = 16 // int(fa.bits)
-    sides = (*_table(fa), *_table(fb))
-    return Decoded(int(fa.bits), lanes, *sides, mac.GROUP_BITS // lanes)
+    left, right = _table(fa), _table(fb)
+    width = mac.GROUP_BITS // lanes
+    return Decoded(
+        int(fa.bits), lanes, left[0], left[1], left[2], right[0], right[1], right[2], width
+    )
 
 
-def _table(fmt: Any) -> tuple[NDArray[np.int16], ...]:
+def _table(fmt: Any) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
     count = 1 << int(fmt.bits)
     found = np.zeros((3, count), dtype=np.int64)
     top = int(fmt.significand_bits)
@@ -93,13 +96,21 @@ def _table(fmt: Any) -> tuple[NDArray[np.int16], ...]:
 
 
 @inlined
-def _ones(value: Any) -> int:
+def _ones(value: Any) -> np.int64:
     """Bits set in a uint64."""
     x = np.uint64(value)
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@inlined
+def _top(low: Any, high: Any, width: int) -> np.int64:
+    """The sign bit of a lane."""
+    if width > 64:
+        return np.int64(high >> np.uint64(width - 65))
+    return np.int64((low >> np.uint64(width - 1)) & np.uint64(1))
 
 
 @inlined
@@ -137,6 +148,7 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
     added = np.zeros((4, 2), dtype=np.uint64)
     total = np.zeros((4, 2), dtype=np.uint64)
     carried = np.zeros((4, 2), dtype=np.uint64)
+    left = np.zeros(2, dtype=np.uint64)
     old_a, old_b = np.uint64(0), np.uint64(0)
     warm, was_nothing = False, False
     scrap = np.zeros(out.shape[1])
@@ -193,12 +205,20 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
                     new_high = (base_high + high + over) & mask_high
                     new_low &= mask_low
                     row[TOTAL] += _ones(new_low ^ total[lane, 0]) + _ones(new_high ^ total[lane, 1])
+                    row[SIGN] += _top(total[lane, 0] ^ new_low, total[lane, 1] ^ new_high, d.width)
                     carry_low = new_low ^ base_low ^ low
                     carry_high = (new_high ^ base_high ^ high) & mask_high
                     row[CARRY] += _ones(carry_low ^ carried[lane, 0])
                     row[CARRY] += _ones(carry_high ^ carried[lane, 1])
                     total[lane, 0], total[lane, 1] = new_low, new_high
                     carried[lane, 0], carried[lane, 1] = carry_low, carry_high
+            if k + 1 < len(s.begins) and not s.begins[k + 1]:
+                continue
+            for lane in range(lanes):
+                row = out[r] if lane or warm else scrap
+                row[DRAINED] += _ones(total[lane, 0] ^ left[0]) + _ones(total[lane, 1] ^ left[1])
+                row[NEGATIVE] += _top(total[lane, 0], total[lane, 1], d.width)
+                left[0], left[1] = total[lane, 0], total[lane, 1]
 
 
 def count(a: str, b: str, sums: Sums, joined: bool = False) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from opennpe.sim.coprocessor import Timing
 from opennpe.sim.executor import Trace
 from opennpe.sim.trace_events import layer_spans, timeline
 
-__all__ = ["LayerWork", "Workload", "of_program", "of_trace", "widest"]
+__all__ = ["LayerWork", "Workload", "of_program", "of_trace", "parts_of", "widest"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,13 @@ def widest(network: Network, layer: L.Layer) -> str:
     return max(names, key=lambda name: formats.get(name).bits)
 
 
+def parts_of(network: Network, span: str) -> tuple[list[str], list[L.Layer]]:
+    """Names in a span's, one or several joined by "+", and those of them that are layers."""
+    known = {layer.name: layer for layer in network.layers}
+    names = [span] if span in known else span.split("+")
+    return names, [known[name] for name in names if name in known]
+
+
 def of_program(
     name: str,
     spec: CoprocessorSpec,
@@ -94,7 +101,6 @@ def of_program(
     total = timing.counters.cycles
     spans = layer_spans(timeline(timing, program.layers), total)
     counts = by_layer(accesses(spec, program), program.layers)
-    known = {} if network is None else {layer.name: layer for layer in network.layers}
     # What belongs to no layer with execs, the start's load above all, is the first layer's.
     extra = [key for key in counts if key not in {span.name for span in spans}]
     rows = []
@@ -102,10 +108,11 @@ def of_program(
         own = dict(counts[span.name])
         if index == 0:
             own = {key: own[key] + sum(counts[k][key] for k in extra) for key in own}
-        names = [span.name] if span.name in known else span.name.split("+")
-        parts = [known[part] for part in names if part in known]
-        macs = sum(network.macs(part) for part in parts) if network is not None else 0
-        wide = widest(network, parts[0]) if network is not None and parts else ""
+        names, macs, wide = span.name.split("+"), 0, ""
+        if network is not None:
+            names, parts = parts_of(network, span.name)
+            macs = sum(network.macs(part) for part in parts)
+            wide = widest(network, parts[0]) if parts else ""
         rows.append(LayerWork(span.name, tuple(names), span.cycles, macs, wide, own["steps"], own))
     return Workload(name, tuple(rows), True, "the co-processor with its memories")
 

@@ -7,13 +7,13 @@ entry carries a key, a hash of the design and of the library it was mapped to.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from opennpe.golden.errors import TechError
+from opennpe.golden.whole import replacing
 
 __all__ = ["FILE", "Block", "SpecArea", "load", "save", "stored"]
 
@@ -135,9 +135,5 @@ def save(entries: dict[str, SpecArea], path: Path = FILE) -> None:
         "units": "um2, ps, nW, fJ",
         "designs": {name: entries[name].summary() for name in sorted(entries)},
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

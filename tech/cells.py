@@ -98,6 +98,13 @@ class Pin:
     energy_fj: float = 0.0
     clock: bool = False
 
+    def cycle_fj(self, voltage_v: float) -> float:
+        """What both edges of a cycle cost at this pin: the cell's own part, and its capacitance.
+
+        A rise charges the pin and a fall does not: C V^2 once, fF and V to fJ.
+        """
+        return 2 * self.energy_fj + self.capacitance_ff * voltage_v**2
+
 
 @dataclass(frozen=True)
 class Sequential:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from opennpe.golden.errors import TechError
+from opennpe.golden.whole import replacing
 
 __all__ = ["CLASSES", "MODES", "SCHEMA", "Coefficients", "load", "mode_of", "save", "shipped"]
 
@@ -45,6 +45,9 @@ CLASSES = (
     "added",
     "total",
     "carry",
+    "drained",
+    "negative",
+    "sign",
 )
 """What is counted.
 
@@ -55,7 +58,9 @@ what each step sees: the words at the ports; significands and exponents as they 
 those held for the multiplier, where words of zeros leave no trace; the product; the exponent that
 it is shifted by; the product on the accumulator's grid, held; the same as it is added, zero for
 words of zeros; the sum. partial: bits of one significand that toggle times ones in the other, both
-ways. carry: toggles of the carries of the addition.
+ways. carry: toggles of the carries of the addition. drained: of a lane's sum from one lane that
+leaves to the next. negative: lanes that leave with a sum below zero. sign: lanes whose sum changes
+its sign at a word.
 """
 
 LIMITS = {"modes": 16, "bytes": 1 << 20}
@@ -164,19 +169,9 @@ def save(coefficients: Coefficients, path: str | os.PathLike[str]) -> None:
     """Write the file whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(coefficients.summary(), indent=1) + "\n"
-    with tempfile.NamedTemporaryFile(
-        "w", dir=target.parent, prefix=f".{target.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(target) as temporary:
+        text = json.dumps(coefficients.summary(), indent=1) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def shipped() -> tuple[str, ...]:

@@ -77,8 +77,10 @@ def _cell(name: str, found: dict[str, Any], axes: list[NDArray[np.float64]]) -> 
             arc["from"],
             arc["to"],
             arc["sense"],
-            *(_surfaces(arc[what], axes) for what in ("delay", "slew", "energy")),
-            arc["kind"],
+            delay=_surfaces(arc["delay"], axes),
+            slew=_surfaces(arc["slew"], axes),
+            energy=_surfaces(arc["energy"], axes),
+            kind=arc["kind"],
         )
         for arc in found["arcs"]
     )

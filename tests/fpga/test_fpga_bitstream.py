@@ -7,7 +7,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from opennpe.cli.main import main
-from opennpe.fpga import boards, build, place_route, shell, toolchain, utilisation
+from opennpe.fpga import boards, build, place_route, shell, utilisation
+from opennpe.fpga.progress import Silent
 from opennpe.golden.errors import ToolError
 from opennpe.rtl import verilog
 
@@ -39,7 +40,7 @@ def test_a_small_design_becomes_a_bitstream(name, tmp_path):
     )
     assert counts.kinds["ffs"] >= 20 and counts.cells[board.made_of.pll] == 1
     (tmp_path / place_route.PINS).write_text(boards.constraints(board))
-    placed = place_route.place_and_route(board, tmp_path, ratio.mhz, 1, toolchain.Silent())
+    placed = place_route.place_and_route(board, tmp_path, ratio.mhz, 1, Silent())
     assert placed.clocks[0].closes and placed.path_ns > 0
     bits = place_route.pack(board, tmp_path)
     assert bits.stat().st_size > 10_000 and bits.read_bytes().startswith(HEADERS[name])
