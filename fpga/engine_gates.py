@@ -128,35 +128,34 @@ def build(
 
 
 def puts_of(spec: EngineSpec, stream: WordStream) -> list[Put]:
-    """The stream as bits at the engine's ports."""
-    layout = ports.word_layout(spec)
+    """The stream as bits at the engine's ports: words, biases by sum, shifts by lane."""
     lengths = np.diff(stream.start)
     owner = np.repeat(np.arange(stream.sums), lengths)
     begins, ends = np.zeros((2, stream.words), dtype=np.uint64)
     begins[stream.start[:-1]] = 1
     ends[stream.start[1:] - 1] = 1
-    mask = (1 << spec.shift_bits) - 1
-    places = np.arange(stream.shift.shape[1], dtype=np.uint64) * np.uint64(spec.shift_bits)
-    packed = np.bitwise_or.reduce((stream.shift & mask).astype(np.uint64) << places, axis=1)
-    whole = {
+    values = {
         "a": stream.words_a,
         "b": stream.words_b,
         "mode_a": stream.mode_a[owner],
         "mode_b": stream.mode_b[owner],
         "first": begins,
         "last": ends,
-        "shift": packed[owner],
         "out": stream.out[owner],
     }
-    rows = np.zeros((stream.words, layout.size), dtype=np.uint8)
-    for name, field in layout:
-        if name == "bias":
-            rows[:, field.offset : field.offset + field.width] = _bias_bits(stream.bias)[owner]
-        else:
-            bits = np.asarray(whole[name], dtype=np.uint64)
-            for j in range(field.width):
-                rows[:, field.offset + j] = bits >> np.uint64(j) & np.uint64(1)
-    return [Put("words", rows)]
+    words = [_bits(values[name], field.width) for name, field in ports.word_layout(spec)]
+    lanes = np.array(spec.lane_counts)[stream.mode_a]
+    present = np.arange(stream.shift.shape[1]) < lanes[:, None]
+    return [
+        Put("words", np.concatenate(words, axis=1)),
+        Put("biases", _bias_bits(stream.bias)),
+        Put("shifts", _bits(stream.shift[present], spec.shift_bits)),
+    ]
+
+
+def _bits(values: NDArray[np.integer], width: int) -> Bits:
+    """uint8 (transfers, width) of integers, two's complement, lowest first."""
+    return (values[:, None].astype(np.int64) >> np.arange(width) & 1).astype(np.uint8)
 
 
 def _bias_bits(bias: NDArray[np.uint64]) -> Bits:

@@ -8,7 +8,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
-from opennpe.golden.commands import KINDS, PARAMETER_LINES
+from opennpe.golden.commands import KINDS
 from opennpe.golden.formats import ENGINE_FORMATS, get
 from opennpe.golden.microops import BLOCK_ROWS
 from opennpe.golden.spec import CoprocessorSpec
@@ -19,12 +19,10 @@ from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.microops import WEIGHTS
 from opennpe.rtl.operands import FOLDS, max_folds
 from opennpe.rtl.order import Larger, spread
+from opennpe.rtl.parameters import LANE_BITS, LOAD_BITS, Parameters
 from opennpe.rtl.sequence import by_lanes, lanes_of, of_kind
 
 __all__ = ["EngineArray"]
-
-SHIFT_WORDS = 4
-"""Words of a parameter record that hold shifts, one a lane."""
 
 
 def _controls(spec: CoprocessorSpec) -> dict[str, Any]:
@@ -43,7 +41,6 @@ def _controls(spec: CoprocessorSpec) -> dict[str, Any]:
         "mode_b": In(2),
         "out": In(2),
         "weights": In(bits),
-        "parameters": In(PARAMETER_LINES * bits),
         "ready": In(1),
     }
 
@@ -54,6 +51,17 @@ def _shared(spec: CoprocessorSpec) -> dict[str, Any]:
         "scalars": In(WEIGHTS * WORD_BITS),
         "block_rows": In(2),
         "channel": In(ceil_log2(spec.array.columns)),
+    }
+
+
+def _parameters(spec: CoprocessorSpec) -> dict[str, Any]:
+    """Whose parameters a step takes, and how parameters come in."""
+    return {
+        "record": In(ceil_log2(spec.memory.parameter_tiles)),
+        "parameters_enable": In(1),
+        "load_line": In(LOAD_BITS),
+        "load_lane": In(LANE_BITS),
+        "load_data": In(8 * spec.line_bytes),
     }
 
 
@@ -76,9 +84,11 @@ class EngineArray(wiring.Component):
             sum_first, sum_last: In, what the engines are told. element: In, which one of a word.
         kind, fold, mode_a, mode_b, out: In, of the exec.
         words, inside: In, every row's line and which folds lie inside, row 0 lowest.
-        weights: In, a line. parameters: In, ``PARAMETER_LINES`` lines.
+        weights: In, a line.
         scalars, block_rows, channel: In, of a sparse exec: the record's weights, log2 of the rows a
             block, the column whose parameters are those of the block's first channel.
+        record: In, the parameters of the step's channel tile. parameters_enable, load_line,
+            load_lane, load_data: In, parameters that come in.
         go: Out, the step is taken (or there is none).
         valid, codes, lane, last_lane: Out; ready: In: results, as
             :class:`opennpe.rtl.results.Results` takes them.
@@ -89,20 +99,31 @@ class EngineArray(wiring.Component):
         rows, columns = spec.array.rows, spec.array.columns
         lines = {"words": In(rows * 8 * spec.line_bytes), "inside": In(rows * FOLDS)}
         answers = _answers(spec, rows * columns)
-        super().__init__(_controls(spec) | _shared(spec) | lines | answers)
+        super().__init__(
+            _controls(spec) | _shared(spec) | _parameters(spec) | lines | answers
+        )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         rows = [EngineRow(self.spec) for _ in range(self.spec.array.rows)]
-        records = [self._record(m, j) for j in range(WEIGHTS)]
+        parameters = self._parameters(m)
         for r, row in enumerate(rows):
             # The row's place in its block of 1, 2 or 4 rows.
             own = [r % rows_a_block for rows_a_block in BLOCK_ROWS]
             scalars = [self.scalars.word_select(j, WORD_BITS) for j in own]
             m.d.comb += [
                 row.scalar.eq(Array(scalars)[self.block_rows]),
-                row.record.eq(Array(records[j] for j in own)[self.block_rows]),
+                row.biases.eq(parameters.biases),
+                row.shifts.eq(parameters.shifts),
             ]
+            for name, values in (
+                ("block_bias", parameters.block_biases),
+                ("block_shift", parameters.block_shifts),
+            ):
+                if len(values):
+                    port = getattr(row, name)
+                    count = len(values) // len(port)
+                    m.d.comb += port.eq(values.word_select(r % count, len(port)))
             place(m, platform, f"row{r}", row)
             m.d.comb += [
                 getattr(row, name).eq(getattr(self, name)) for name in _controls(self.spec)
@@ -119,34 +140,37 @@ class EngineArray(wiring.Component):
         ]
         return m
 
-    def _record(self, m: Module, j: int) -> Signal:
-        """The parameters of a row block's channel ``j``."""
-        columns = self.spec.array.columns
-        column = Signal(ceil_log2(columns), name=f"column{j}")
-        record = Signal(PARAMETER_LINES * WORD_BITS, name=f"record{j}")
+    def _parameters(self, m: Module) -> Parameters:
+        """Biases and shifts, which follow the steps that the engines take."""
+        m.submodules.parameters = parameters = Parameters(self.spec)
         m.d.comb += [
-            column.eq(self.channel + j),
-            record.eq(
-                Array(Cat(*parameter_words(self.parameters, columns, i)) for i in range(columns))[
-                    column
-                ]
+            parameters.move.eq(~self.valid | self.ready),
+            parameters.taken.eq(_offered(self) & self.go),
+            parameters.first.eq(self.sum_first),
+            parameters.last.eq(self.sum_last),
+            parameters.lanes.eq(lanes_of(self.mode_a, self.mode_b)),
+            parameters.sparse.eq(of_kind(self.spec, self.kind, "sparse")),
+            parameters.load_enable.eq(self.parameters_enable),
+            *(
+                getattr(parameters, name).eq(getattr(self, name))
+                for name in ("record", "channel", "block_rows", "load_line", "load_lane")
             ),
+            parameters.load_data.eq(self.load_data),
         ]
-        return record
+        return parameters
 
 
-def parameter_words(lines: Value, columns: int, column: int) -> list[Value]:
-    """A column's words of ``PARAMETER_LINES`` lines."""
-    bits = columns * WORD_BITS
-    parts = [lines[i * bits : (i + 1) * bits] for i in range(PARAMETER_LINES)]
-    return [part.word_select(column, WORD_BITS) for part in parts]
+def _offered(controls: Any) -> Value:
+    """Whether engines are offered a step: a maximum is found first, it goes through them once."""
+    return controls.step & ((controls.kind != KINDS.index("max")) | controls.group_last)
 
 
 class EngineRow(wiring.Component):
     """The engines of a row; ports as those of :class:`EngineArray`, ``covered`` is ``inside``.
 
-    In a sparse exec ``scalar`` is the row's weight, for all lanes of all columns, and ``record``
-    the parameters of its channel, those of lane 0 for all.
+    In a sparse exec ``scalar`` is the row's weight, for all lanes of all columns. ``biases`` and
+    ``shifts`` are those of the columns, ``block_bias`` and ``block_shift`` those of the row's
+    channel in a sparse exec; whichever do not count are zeros.
     """
 
     module_name = "engine_row"
@@ -158,7 +182,10 @@ class EngineRow(wiring.Component):
             "words": In(8 * spec.line_bytes),
             "covered": In(FOLDS),
             "scalar": In(WORD_BITS),
-            "record": In(PARAMETER_LINES * WORD_BITS),
+            "biases": In(spec.array.columns * spec.engine.accumulator_bits),
+            "shifts": In(spec.array.columns * spec.engine.shift_bits),
+            "block_bias": In(spec.engine.accumulator_bits),
+            "block_shift": In(spec.engine.shift_bits),
         }
         super().__init__(_controls(spec) | lines | _answers(spec, spec.array.columns))
 
@@ -171,12 +198,12 @@ class EngineRow(wiring.Component):
         offered = Signal()
         m.d.comb += [
             lanes.eq(lanes_of(self.mode_a, self.mode_b)),
-            # A maximum is found first and goes through the engines once.
-            offered.eq(self.step & (~largest | self.group_last)),
+            offered.eq(_offered(self)),
         ]
         shared = self._elements(m, self.words, lanes)
         sparse = of_kind(spec, self.kind, "sparse")
-        spread_weight, spread_bias, spread_shift = self._spread(lanes)
+        half, quarter = self.scalar[: WORD_BITS // 2], self.scalar[: WORD_BITS // SLOTS]
+        spread_weight = by_lanes(lanes, self.scalar, half.replicate(2), quarter.replicate(SLOTS))
         engines = [Engine(spec.engine) for _ in range(spec.array.columns)]
         for column, engine in enumerate(engines):
             own = self.words.word_select(column, WORD_BITS)
@@ -191,9 +218,12 @@ class EngineRow(wiring.Component):
                 word.mode_b.eq(self.mode_b),
                 word.first.eq(self.sum_first),
                 word.last.eq(self.sum_last),
-                word.bias.eq(Mux(sparse, spread_bias, self._bias(column))),
-                word.shift.eq(Mux(sparse, spread_shift, self._shift(column))),
                 word.out.eq(self.out),
+                # The pipeline never waits for these: they keep pace with it.
+                engine.biases.valid.eq(1),
+                engine.biases.payload.eq(self._of(self.biases, column) | self.block_bias),
+                engine.shifts.valid.eq(1),
+                engine.shifts.payload.eq(self._of(self.shifts, column) | self.block_shift),
                 engine.results.ready.eq(self.ready),
                 engine.underflow_zero.eq(spec.underflow == "zero"),
             ]
@@ -206,17 +236,8 @@ class EngineRow(wiring.Component):
         ]
         return m
 
-    def _spread(self, lanes: Value) -> tuple[Value, Value, Value]:
-        """The row's weight, bias and shift, in all lanes."""
-        bias_bits = (PARAMETER_LINES - SHIFT_WORDS) * WORD_BITS
-        bias, shift = self.record[:bias_bits], self.record[bias_bits:]
-
-        def in_all(whole: Value) -> Value:
-            half, quarter = whole[: len(whole) // 2], whole[: len(whole) // SLOTS]
-            return by_lanes(lanes, whole, half.replicate(2), quarter.replicate(SLOTS))
-
-        lane_shift = shift[: self.spec.engine.shift_bits].replicate(SHIFT_WORDS)
-        return in_all(self.scalar), in_all(bias), lane_shift
+    def _of(self, all_columns: Value, column: int) -> Value:
+        return all_columns.word_select(column, len(all_columns) // self.spec.array.columns)
 
     def _elements(self, m: Module, line: Value, lanes: Signal) -> list[Value]:
         """The current element of every fold's word, in all lanes."""
@@ -268,14 +289,3 @@ class EngineRow(wiring.Component):
         with m.If(self.step & self.go):
             m.d.sync += so_far.eq(block.larger)
         return block.larger
-
-    def _record(self, column: int) -> list[Value]:
-        """The parameter words of a column."""
-        return parameter_words(self.parameters, self.spec.array.columns, column)
-
-    def _bias(self, column: int) -> Value:
-        return Cat(*self._record(column)[:-SHIFT_WORDS])
-
-    def _shift(self, column: int) -> Value:
-        words = self._record(column)[-SHIFT_WORDS:]
-        return Cat(*(word[: self.spec.engine.shift_bits] for word in words))

@@ -28,17 +28,15 @@ class Words:
 
     valid: Signal
     tag: Any
-    bias: Signal
     signs: Signal
     nan: Signal
 
     @classmethod
-    def of(cls, stage: str, accumulator_bits: int) -> Words:
+    def of(cls, stage: str) -> Words:
         """New registers, named by the stage."""
         return cls(
             _control(f"{stage}_valid", 1),
             _held(f"{stage}_tag", Tag),
-            _held(f"{stage}_bias", accumulator_bits),
             _held(f"{stage}_signs", SLOTS),
             _held(f"{stage}_nan", SLOTS),
         )
@@ -65,10 +63,12 @@ class Engine(wiring.Component):
     Latency: ``spec.latency`` cycles from a sum's last word accepted to its first result offered.
     Throughput: a word pair a cycle; a sum of K words occupies ``max(K, lanes)`` cycles, because
     the lanes share one round unit and leave one a cycle, lane 0 first. Sums follow each other
-    without a gap, in any mix of modes. Both streams may pause at any cycle.
+    without a gap, in any mix of modes. Every stream may pause at any cycle.
 
     Attributes:
         words: In, ``ports.word_layout``: operands and what starts and ends a sum.
+        biases: In, one a sum, taken as its first word enters the accumulator.
+        shifts: In, one a lane, taken as the lane is normalised.
         results: Out, ``ports.result_layout``: codes, a lane each.
         underflow_zero: In, static: 1 for the rule "zero", 0 for "minpos".
 
@@ -89,10 +89,8 @@ class Engine(wiring.Component):
         pair = Signal(Pair)
         move = Signal()
         taken = Signal()
-        # The pipeline moves as one: it stands still while a result waits to be taken.
         m.d.comb += [
             Value.cast(pair).eq(pair_of(word.mode_a, word.mode_b)),
-            move.eq(~self.results.valid | self.results.ready),
             taken.eq(self.words.valid & self.words.ready),
         ]
         bits = self.spec.accumulator_bits
@@ -115,9 +113,24 @@ class Engine(wiring.Component):
         mul, m_product = self._multiply(m, move, d, d_a, d_b, multiply)
         al, l_addend = self._align(m, move, mul, m_product, align)
         a = self._accumulate(m, move, al, l_addend, accumulate)
-        n_valid, n_sum = self._normalise(m, move, a, self._shifts(m, move, taken), normalise)
+        n_valid, n_sum = self._normalise(m, move, a, normalise)
         self._round(m, move, n_valid, n_sum, rounding)
+        self._move(m, move, al, a)
         return m
+
+    def _move(self, m: Module, move: Signal, al: Words, a: Sums) -> None:
+        """The pipeline moves as one, once every stream that this cycle needs is there."""
+        begins = Signal()
+        flows, biased, scaled = Signal(), Signal(), Signal()
+        m.d.comb += [
+            begins.eq(al.valid & al.tag.first),
+            flows.eq(~self.results.valid | self.results.ready),
+            biased.eq(~begins | self.biases.valid),
+            scaled.eq(~a.draining | self.shifts.valid),
+            move.eq(flows & biased & scaled),
+            self.biases.ready.eq(begins & flows & scaled),
+            self.shifts.ready.eq(a.draining & flows & biased),
+        ]
 
     def _pace(self, m: Module, move: Signal, taken: Signal, pair: Any) -> None:
         """Accept a sum's last word only when the lanes of the sum before will have left."""
@@ -141,7 +154,7 @@ class Engine(wiring.Component):
                 Value.cast(block.pair).eq(pair),
                 block.posit4.eq(mode[0]),
             ]
-        d = Words.of("d", self.spec.accumulator_bits)
+        d = Words.of("d")
         d_a, d_b = _held("d_a", Operand), _held("d_b", Operand)
         d_tag = d.tag
         with m.If(move):
@@ -167,13 +180,11 @@ class Engine(wiring.Component):
                 d.signs.eq(Mux(nothing, 0, blocks[0].signs ^ blocks[1].signs)),
                 d.nan.eq(blocks[0].nan | blocks[1].nan),
             ]
-            with m.If(word.first):
-                m.d.sync += d.bias.eq(word.bias)
         return d, d_a, d_b
 
     def _pass(self, m: Module, move: Signal, words: Words, stage: str) -> Words:
         """What a stage hands on unchanged."""
-        behind = Words.of(stage, self.spec.accumulator_bits)
+        behind = Words.of(stage)
         with m.If(move):
             m.d.sync += behind.valid.eq(words.valid)
         with m.If(move & words.valid):
@@ -182,8 +193,6 @@ class Engine(wiring.Component):
                 behind.signs.eq(words.signs),
                 behind.nan.eq(words.nan),
             ]
-        with m.If(move & words.valid & words.tag.first):
-            m.d.sync += behind.bias.eq(words.bias)
         return behind
 
     def _multiply(
@@ -208,9 +217,7 @@ class Engine(wiring.Component):
         l_addend = _held("l_addend", addend_bits())
         with m.If(move & mul.valid & ~mul.tag.nothing):
             m.d.sync += l_addend.eq(block.addend)
-        fill = len(block.addend) - len(l_addend)
-        addend = Mux(behind.tag.nothing, 0, l_addend)
-        return behind, Cat(addend, behind.signs[-1].replicate(fill))
+        return behind, l_addend
 
     def _accumulate(
         self, m: Module, move: Signal, al: Words, l_addend: Value, block: Accumulate
@@ -223,21 +230,24 @@ class Engine(wiring.Component):
             draining=_control("a_draining", 1),
             lane=_control("a_lane", 2),
         )
+        enters, done = Signal(), Signal()
+        fill = self.spec.accumulator_bits - len(l_addend)
         m.d.comb += [
+            enters.eq(move & al.valid),
+            done.eq(al.valid & al.tag.last),
             block.total.eq(a.total),
-            block.bias.eq(al.bias),
-            block.first.eq(al.tag.first),
-            block.addend.eq(l_addend),
+            block.bias.eq(self.biases.payload),
+            block.first.eq(enters & al.tag.first),
+            block.adds.eq(enters & ~al.tag.nothing),
+            block.addend.eq(Cat(l_addend, al.signs[-1].replicate(fill))),
             block.signs.eq(al.signs),
             block.pair.eq(al.tag.pair),
             block.nan.eq(a.nan),
             block.nan_in.eq(al.nan),
         ]
-        done = Signal()
-        m.d.comb += done.eq(al.valid & al.tag.last)
-        with m.If(move & al.valid & (~al.tag.nothing | al.tag.first)):
-            m.d.sync += a.total.eq(block.result)
-        with m.If(move & al.valid):
+        # No enable behind the adder: a sum to which nothing is added stays what it is.
+        m.d.sync += a.total.eq(block.result)
+        with m.If(enters):
             m.d.sync += a.nan.eq(block.nan_out)
         with m.If(move & done):
             m.d.sync += [a.pair.eq(al.tag.pair), a.out.eq(al.tag.out)]
@@ -250,30 +260,8 @@ class Engine(wiring.Component):
                 m.d.sync += a.lane.eq(a.lane + 1)
         return a
 
-    def _shifts(self, m: Module, move: Signal, taken: Signal) -> Signal:
-        """The lanes' shifts, queued so that each comes out with its lane.
-
-        A sum's lanes reach the normaliser one a cycle from a known cycle on, so one shift
-        register of single shifts serves all modes.
-        """
-        bits = self.spec.shift_bits
-        word = self.words.payload
-        lead = self.spec.stages.index("normalise") - 1
-        queue = [_held(f"shift_in_{i}", bits) for i in range(lead + SLOTS)]
-        enter = Signal()
-        m.d.comb += enter.eq(taken & word.last)
-        with m.If(move):
-            for i, register in enumerate(queue):
-                lane = i - lead
-                behind = queue[i + 1] if i + 1 < len(queue) else None
-                source = word.shift.word_select(lane, bits) if lane >= 0 else behind
-                if lane >= 0 and behind is not None:
-                    source = Mux(enter, source, behind)
-                m.d.sync += register.eq(source)
-        return queue[0]
-
     def _normalise(
-        self, m: Module, move: Signal, a: Sums, shift: Signal, block: Normalise
+        self, m: Module, move: Signal, a: Sums, block: Normalise
     ) -> tuple[Signal, Any]:
         """Also moves aside the lanes that wait, because the next sum comes in behind."""
         slot = self.spec.accumulator_bits // SLOTS
@@ -286,7 +274,7 @@ class Engine(wiring.Component):
             block.nan_held.eq(a_nan_held),
             block.lane.eq(a.lane),
             block.pair.eq(a.pair),
-            block.shift.eq(shift),
+            block.shift.eq(self.shifts.payload),
         ]
         with m.If(move & a.draining & (a.lane == 0) & ~a.pair.whole):
             m.d.sync += [a_held.eq(a.total[slot:]), a_nan_held.eq(a.nan[1:])]
@@ -323,6 +311,8 @@ class Engine(wiring.Component):
         r_result = _held("r_result", ports.result_layout(self.spec))
         with m.If(move):
             m.d.sync += r_valid.eq(n_valid)
+        with m.Elif(self.results.ready):  # taken while what follows waits for a bias or a shift
+            m.d.sync += r_valid.eq(0)
         with m.If(move & n_valid):
             m.d.sync += [
                 r_result.code.eq(block.code),

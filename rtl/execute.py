@@ -148,7 +148,11 @@ class Execute(wiring.Component):
             rowwise.words.eq(rows[0].words),
             transpose.words.eq(Cat(row.words[:WORD_BITS] for row in rows)),
             array.weights.eq(weights.weights),
-            array.parameters.eq(weights.parameters),
+            array.record.eq(weights.parameters),
+            array.parameters_enable.eq(self.parameters_enable),
+            array.load_line.eq(self.load_line),
+            array.load_lane.eq(self.load_lane),
+            array.load_data.eq(self.load_data),
             array.scalars.eq(weights.scalars),
             array.channel.eq(weights.channel),
             array.block_rows.eq(c.block_rows),
@@ -178,9 +182,7 @@ class Execute(wiring.Component):
             sequence.record_last.eq(weights.record_last),
             sequence.record_index.eq(weights.record_index),
             weights.weights_enable.eq(self.weights_enable),
-            weights.parameters_enable.eq(self.parameters_enable),
             weights.load_line.eq(self.load_line),
-            weights.load_lane.eq(self.load_lane),
             weights.load_data.eq(self.load_data),
         ]
         with m.If(weights.malformed & (state != State.IDLE)):

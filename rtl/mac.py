@@ -26,7 +26,7 @@ from opennpe.rtl.lanes import (
 
 __all__ = ["Accumulate", "Align", "Multiply", "Operand", "Product", "addend_bits"]
 
-CARRY_GROUP = 22
+CARRY_GROUPS = (10, 12, 14, 16, 18, 18, 16, 14, 14)
 """Bits of the accumulator's adder that share a carry chain."""
 
 Operand = data.StructLayout(
@@ -259,7 +259,7 @@ class Accumulate(wiring.Component):
 
     Attributes:
         total: In, the sums so far. bias: In, taken instead with ``first``.
-        addend, signs: In, of :class:`Align`.
+        addend, signs: In, of :class:`Align`. adds: In, else zero is added instead.
         nan: In, NaR so far. nan_in: In, NaR among the operands.
         result, nan_out: Out.
     """
@@ -273,6 +273,7 @@ class Accumulate(wiring.Component):
                 "total": In(accumulator_bits),
                 "bias": In(accumulator_bits),
                 "first": In(1),
+                "adds": In(1),
                 "addend": In(accumulator_bits),
                 "signs": In(SLOTS),
                 "pair": In(Pair),
@@ -287,14 +288,18 @@ class Accumulate(wiring.Component):
         m = Module()
         bits = self.bits // SLOTS
         base = Signal(self.bits)
-        m.d.comb += base.eq(Mux(self.first, self.bias, self.total))
+        addend = Signal(self.bits)
+        m.d.comb += [
+            base.eq(Mux(self.first, self.bias, self.total)),
+            addend.eq(self.addend & self.adds.replicate(self.bits)),
+        ]
         # A guard bit below each slot: 1 + 0 hands the carry on, x + x makes it x.
         joined = [Const(0, 1), ~self.pair.narrow, self.pair.whole, ~self.pair.narrow]
         left, right = [], []
         for slot, join in enumerate(joined):
-            sign = self.signs[slot]
+            sign = self.signs[slot] & self.adds
             left += [join | sign, base.word_select(slot, bits)]
-            right += [~join & sign, self.addend.word_select(slot, bits)]
+            right += [~join & sign, addend.word_select(slot, bits)]
         total = Signal(self.bits + SLOTS)
         m.d.comb += total.eq(_add(m, Cat(*left), Cat(*right)))
         m.d.comb += [
@@ -305,22 +310,21 @@ class Accumulate(wiring.Component):
 
 
 def _add(m: Module, left: Value, right: Value) -> Value:
-    """The sum, without its carry out, in groups whose carries skip ahead.
+    """The sum, without its carry out, in groups that a carry passes in one step.
 
-    Synthesis keeps a long carry chain as it is written: here a group's carry out is found beside
-    its sum, so that a carry passes a group in one step.
+    Synthesis turns a prefix tree back into a chain. Two chains it keeps: one of the carries that
+    a group makes by itself, and one of its sums, begun by the carry that comes in.
     """
-    parts, carry = [], Const(0, 1)
-    for at in range(0, len(left), CARRY_GROUP):
-        a, b = left[at : at + CARRY_GROUP], right[at : at + CARRY_GROUP]
-        name = at // CARRY_GROUP
-        alone, whole = Signal(len(a) + 1, name=f"alone{name}"), Signal(len(a), name=f"group{name}")
-        carries = Signal(name=f"carry{name}")
-        m.d.comb += [
-            alone.eq(a + b),
-            whole.eq((Cat(Const(1, 1), a) + Cat(carry, b))[1:]),
-            carries.eq(alone[-1] | ((a ^ b).all() & carry)),
-        ]
-        parts.append(whole)
-        carry = carries
+    parts: list[Value] = []
+    carry: Value = Const(0, 1)
+    at = 0
+    for name, size in enumerate(CARRY_GROUPS):
+        a, b = left[at : at + size], right[at : at + size]
+        at += size
+        begins, group = carry, Signal(size, name=f"group{name}")
+        m.d.comb += group.eq((Cat(Const(1, 1), a) + Cat(begins, b))[1:])
+        parts.append(group)
+        if at < len(left):
+            alone, carry = Signal(size + 1, name=f"alone{name}"), Signal(name=f"carry{name}")
+            m.d.comb += [alone.eq(a + b), carry.eq(alone[-1] | ((a ^ b).all() & begins))]
     return Cat(*parts)

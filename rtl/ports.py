@@ -50,9 +50,7 @@ def word_layout(spec: EngineSpec) -> data.StructLayout:
 
     ``a``, ``b``: operand words, lane 0 in the low bits. ``mode_a``, ``mode_b``: indices into the
     spec's formats, of equal width (the two 4-bit formats mix). ``first``, ``last``: of a sum.
-    ``bias``: accumulator preload in units of the grid, lanes packed as in the accumulator, taken
-    with ``first``. ``shift``: signed power of two a lane; ``out``: index of the result format;
-    both taken with ``last``.
+    ``out``: index of the result format, taken with ``last``.
     """
     index = ceil_log2(len(spec.mac.formats))
     return data.StructLayout(
@@ -63,8 +61,6 @@ def word_layout(spec: EngineSpec) -> data.StructLayout:
             "mode_b": index,
             "first": 1,
             "last": 1,
-            "bias": spec.accumulator_bits,
-            "shift": lane_count(spec) * spec.shift_bits,
             "out": index,
         }
     )
@@ -77,10 +73,18 @@ def result_layout(spec: EngineSpec) -> data.StructLayout:
 
 
 def engine_signature(spec: EngineSpec) -> wiring.Signature:
-    """The engine's ports: words in, results out, the static underflow rule."""
+    """The engine's ports: words in, results out, the static underflow rule.
+
+    What a sum starts from and what its results are scaled by come in streams of their own, in the
+    order of the sums, each at the stage that needs it: ``biases``, one a sum, preloads in units of
+    the grid, lanes packed as in the accumulator, taken when the sum's first word is accumulated;
+    ``shifts``, one a lane, signed powers of two, taken when the lane is normalised.
+    """
     return wiring.Signature(
         {
             "words": In(stream.Signature(word_layout(spec))),
+            "biases": In(stream.Signature(spec.accumulator_bits)),
+            "shifts": In(stream.Signature(spec.shift_bits)),
             "results": Out(stream.Signature(result_layout(spec))),
             "underflow_zero": In(1),
         }

@@ -35,7 +35,15 @@ void put(Words& words, Field field, uint64_t value) {
     }
 }
 
+// A payload of at most 64 bits is one integer.
+void put(QData& word, Field field, uint64_t value) {
+    const uint64_t mask = ((uint64_t(1) << field.width) - 1) << field.offset;
+    word = (word & ~mask) | (value << field.offset & mask);
+}
+
 uint32_t get(uint32_t word, Field field) { return word >> field.offset & ((1u << field.width) - 1); }
+
+uint64_t get64(uint64_t word, int offset, int width) { return word >> offset & ((1ull << width) - 1); }
 
 enum Status { DONE, SILENT, WRONG_LANE, TOO_MANY };
 
@@ -51,9 +59,12 @@ extern "C" __attribute__((visibility("default"))) int replay(int64_t sums, const
     VerilatedContext context;
     Vopennpe_engine top{&context};
     Pauses source{seed * 2 + 1, pauses != 0}, sink{~seed * 2 + 1, pauses != 0};
+    Pauses biases{seed * 4 + 3, pauses != 0}, shifts{~seed * 4 + 3, pauses != 0};
 
     top.underflow_zero = underflow_zero;
     top.words___05Fvalid = 0;
+    top.biases___05Fvalid = 0;
+    top.shifts___05Fvalid = 0;
     top.results___05Fready = 0;
     top.rst = 1;
     for (int i = 0; i < 4; ++i) {
@@ -64,7 +75,10 @@ extern "C" __attribute__((visibility("default"))) int replay(int64_t sums, const
 
     int64_t cycle = 0, quiet = 0, sum = 0, word = sums ? start[0] : 0, taken = 0;
     uint32_t lane = 0, idle_of_256 = 0, busy_of_256 = 0;
-    bool offering = false, seen = false;
+    // Biases and shifts come in streams of their own, as far ahead as the engine takes them.
+    int64_t begun = 0, scaled = 0;
+    uint32_t scaled_lane = 0;
+    bool offering = false, seen = false, bias_offered = false, shift_offered = false;
     int status = DONE;
     // After the last result the engine must stay silent for as long as it could hold another.
     for (int64_t tail = 0; tail < TAIL_CYCLES; ++cycle) {
@@ -82,15 +96,21 @@ extern "C" __attribute__((visibility("default"))) int replay(int64_t sums, const
             if (first) {
                 put(payload, WORD_MODE_A, mode_a[sum]);
                 put(payload, WORD_MODE_B, mode_b[sum]);
-                put(payload, BIAS_LOW, bias[2 * sum]);
-                put(payload, BIAS_HIGH, bias[2 * sum + 1]);
             }
-            if (last) {
-                put(payload, WORD_SHIFT, shift[sum]);
-                put(payload, WORD_OUT, out[sum]);
-            }
+            if (last) put(payload, WORD_OUT, out[sum]);
+        }
+        if (begun < sums && !bias_offered && !biases.draw(idle_of_256)) {
+            bias_offered = true;
+            put(top.biases___05Fpayload, BIAS_LOW, bias[2 * begun]);
+            put(top.biases___05Fpayload, BIAS_HIGH, bias[2 * begun + 1]);
+        }
+        if (scaled < sums && !shift_offered && !shifts.draw(idle_of_256)) {
+            shift_offered = true;
+            top.shifts___05Fpayload = get64(shift[scaled], scaled_lane * SHIFT_BITS, SHIFT_BITS);
         }
         top.words___05Fvalid = offering;
+        top.biases___05Fvalid = bias_offered;
+        top.shifts___05Fvalid = shift_offered;
         top.results___05Fready = !sink.draw(busy_of_256);
         top.clk = 0;
         top.eval();
@@ -98,6 +118,16 @@ extern "C" __attribute__((visibility("default"))) int replay(int64_t sums, const
         const bool result = top.results___05Fvalid;
         const bool got = result && top.results___05Fready;
         if (moved || got) quiet = 0;
+        if (bias_offered && top.biases___05Fready) {
+            bias_offered = false;
+            ++begun;
+        }
+        if (shift_offered && top.shifts___05Fready) {
+            shift_offered = false;
+            const bool last = scaled_lane + 1 == lanes[scaled];
+            scaled_lane = last ? 0 : scaled_lane + 1;
+            scaled += last;
+        }
         if (moved) {
             offering = false;
             if (++word == start[sum + 1]) accepted[sum++] = cycle;

@@ -186,7 +186,7 @@ class Replayer:
             bias: uint64 (S, 2), the preload's low and high half.
             shift: (S, 4), a power of two a lane.
             underflow: "minpos" or "zero".
-            idle_seed: pause both streams at random; the seed decides when. None never pauses.
+            idle_seed: pause all streams at random; the seed decides when. None never pauses.
 
         Raises:
             DataError: arrays that do not fit each other or the engine.
@@ -266,17 +266,14 @@ def _layout(spec: EngineSpec) -> str:
     word, result = ports.word_layout(spec), ports.result_layout(spec)
     fields = [(f"WORD_{str(key).upper()}", f.offset, f.width) for key, f in word]
     fields += [(f"RESULT_{str(key).upper()}", f.offset, f.width) for key, f in result]
-    bias = word["bias"]
-    half = bias.width // 2
-    fields += [
-        ("BIAS_LOW", bias.offset, half),
-        ("BIAS_HIGH", bias.offset + half, half),
-    ]
+    half = spec.accumulator_bits // 2
+    fields += [("BIAS_LOW", 0, half), ("BIAS_HIGH", half, half)]
     lines = ["#pragma once", "struct Field { int offset, width; };"]
     lines += [f"constexpr Field {name}{{{offset}, {width}}};" for name, offset, width in fields]
     lanes = ports.lane_count(spec)
     lines += [
         f"constexpr int LANES = {lanes};",
+        f"constexpr int SHIFT_BITS = {spec.shift_bits};",
         f"constexpr int TAIL_CYCLES = {4 * (spec.latency + lanes)};",
         f"constexpr int SILENCE_CYCLES = {100 * (spec.latency + lanes)};",
     ]

@@ -1,4 +1,4 @@
-"""Weights and parameters of execs: their memories, and which of their lines a step takes."""
+"""Weights of execs: their memory, and which of its lines and of the parameters' a step takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
-from opennpe.golden.commands import PARAMETER_LINES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.axi import command_layout
 from opennpe.rtl.lanes import WORD_BITS
@@ -32,11 +31,11 @@ class Weights(wiring.Component):
         ahead: In, the next cycle's step is known. sum_done: In, it is the sum's last one.
         record_take, pass_last: In, as :class:`opennpe.rtl.sequence.Sequence` has them; record_last,
             record_index: Out, for it. take: In, the group gathered makes its steps next.
-        weights: Out, a line. scalars: Out, the step's record. parameters: Out,
-            ``PARAMETER_LINES`` lines. channel: Out, the column whose parameters are those of the
-            row block's first channel.
+        weights: Out, a line. scalars: Out, the step's record. parameters: Out, the record of the
+            parameters that the step's sum takes. channel: Out, the column whose parameters are
+            those of the row block's first channel.
         malformed: Out, sticky until ``load``.
-        weights_enable, parameters_enable, load_line, load_lane, load_data: In, lines that come in.
+        weights_enable, load_line, load_data: In, lines that come in.
     """
 
     def __init__(self, spec: CoprocessorSpec) -> None:
@@ -57,13 +56,11 @@ class Weights(wiring.Component):
                 "record_index": Out(INDEX_BITS),
                 "weights": Out(bits),
                 "scalars": Out(WEIGHTS * WORD_BITS),
-                "parameters": Out(PARAMETER_LINES * bits),
+                "parameters": Out(ceil_log2(spec.memory.parameter_tiles)),
                 "channel": Out(ceil_log2(spec.line_words)),
                 "malformed": Out(1),
                 "weights_enable": In(1),
-                "parameters_enable": In(1),
                 "load_line": In(20),
-                "load_lane": In(4),
                 "load_data": In(bits),
             }
         )
@@ -131,24 +128,9 @@ class Weights(wiring.Component):
         spec, c = self.spec, self.command
         columns = exact_log2(spec.line_words)
         channel = Signal(14)
-        record = Signal(ceil_log2(spec.memory.parameter_tiles))
-        m.d.comb += [
-            channel.eq(tile << c.block_rows),
-            record.eq(c.parameter + Mux(sparse, channel >> columns, tile)),
-        ]
+        m.d.comb += channel.eq(tile << c.block_rows)
         with m.If(self.ahead):
-            m.d.sync += self.channel.eq(channel)
-        found = []
-        for i in range(PARAMETER_LINES):
-            held = Lines(8 * spec.line_bytes, spec.memory.parameter_tiles)
-            m.submodules[f"parameters{i}"] = held
-            write, read = held.write_port(), held.read_port()
-            m.d.comb += [
-                write.addr.eq(self.load_line),
-                write.data.eq(self.load_data),
-                write.en.eq(self.parameters_enable & (self.load_lane == i)),
-                read.addr.eq(record),
-                read.en.eq(self.ahead),
+            m.d.sync += [
+                self.channel.eq(channel),
+                self.parameters.eq(c.parameter + Mux(sparse, channel >> columns, tile)),
             ]
-            found.append(read.data)
-        m.d.comb += self.parameters.eq(Cat(*found))

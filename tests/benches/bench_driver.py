@@ -1,4 +1,4 @@
-"""Drives the engine's two streams from arrays, one Python step a clock cycle.
+"""Drives the engine's streams from arrays, one Python step a clock cycle.
 
 The speed of a bench is the number of values that cross between Python and the simulator, so a
 payload crosses whole, as one packed value, and only when a handshake makes it change or count.
@@ -44,22 +44,70 @@ class Field:
 
 @dataclass(frozen=True)
 class Layout:
-    """Fields of the two payloads, low bits first, and their widths."""
+    """Fields of words and results, low bits first, and the widths of what goes in."""
 
     words: dict[str, Field]
     results: dict[str, Field]
     words_width: int
+    bias_width: int
+    shift_width: int
 
 
-def packed(layout: Layout, batch: Batch, rng: np.random.Generator) -> Iterator[str]:
-    """The batch's word payloads as strings of binary digits, highest bit first.
+@dataclass(frozen=True)
+class Given:
+    """Payloads of the streams that go in, as strings of binary digits, highest bit first."""
 
-    What the engine has no business with is noise: the bias of words that are not a sum's first,
-    shift and result format of those that are not its last, shifts of lanes the mode lacks.
+    words: Iterator[str]
+    biases: Iterator[str]
+    shifts: Iterator[str]
+
+
+def packed(layout: Layout, batch: Batch, rng: np.random.Generator) -> Given:
+    """The batch's payloads: a word pair a step, a bias a sum, a shift a lane.
+
+    What the engine has no business with is noise: the result format of words that are not a
+    sum's last.
     """
-    step = 1 << 15
-    for begin in range(0, batch.words, step):
-        yield from _packed_part(layout, batch, begin, min(begin + step, batch.words), rng)
+    return Given(
+        _words(layout, batch, rng), _biases(batch, layout), _shifts(batch, layout.shift_width)
+    )
+
+
+STEP = 1 << 15
+"""Payloads that are made at a time."""
+
+
+def _words(layout: Layout, batch: Batch, rng: np.random.Generator) -> Iterator[str]:
+    for begin in range(0, batch.words, STEP):
+        yield from _packed_part(layout, batch, begin, min(begin + STEP, batch.words), rng)
+
+
+def _biases(batch: Batch, layout: Layout) -> Iterator[str]:
+    width = layout.bias_width
+    for begin in range(0, len(batch), STEP):
+        halves = batch.bias[begin : begin + STEP]
+        bits = np.zeros((len(halves), width), dtype=np.uint8)
+        for part, half in enumerate(halves.T):
+            _put(bits, Field(part * 64, 64), half)
+        yield from _digits(bits)
+
+
+def _shifts(batch: Batch, width: int) -> Iterator[str]:
+    used = np.arange(LANES) < batch.lanes[:, None]
+    flat = batch.shift[used].astype(np.int64)
+    for begin in range(0, len(flat), STEP):
+        some = flat[begin : begin + STEP]
+        bits = np.zeros((len(some), width), dtype=np.uint8)
+        _put(bits, Field(0, width), some)
+        yield from _digits(bits)
+
+
+def _digits(bits: NDArray[np.uint8]) -> Iterator[str]:
+    """Rows of bits, lowest first, as strings."""
+    count, width = bits.shape
+    text = (bits[:, ::-1] + ord("0")).tobytes().decode("ascii")
+    for i in range(count):
+        yield text[i * width : (i + 1) * width]
 
 
 def _packed_part(
@@ -81,18 +129,7 @@ def _packed_part(
     for name, value in fields.items():
         _put(bits, layout.words[name], value)
     _put(bits, layout.words["out"], batch.out[of], last)
-    bias, half = layout.words["bias"], 64
-    for part in range(bias.width // half):
-        _put(bits, Field(bias.offset + part * half, half), batch.bias[of, part], first)
-    shift = layout.words["shift"]
-    each = shift.width // LANES
-    lanes = batch.lanes[of]
-    for lane in range(LANES):
-        place = Field(shift.offset + lane * each, each)
-        _put(bits, place, batch.shift[of, lane].astype(np.int64), last & (lane < lanes))
-    text = (bits[:, ::-1] + ord("0")).tobytes().decode("ascii")
-    for i in range(end - begin):
-        yield text[i * width : (i + 1) * width]
+    yield from _digits(bits)
 
 
 def _put(
@@ -121,6 +158,47 @@ def gaps(kind: str, rng: np.random.Generator) -> NDArray[np.bool_] | None:
     return np.repeat(np.arange(size) % 2 == 1, lengths)[:size]
 
 
+class Source:
+    """A stream that goes in, with its gaps: what is once offered stays until it is taken."""
+
+    def __init__(
+        self, dut: Any, name: str, items: Iterator[str], hold: Callable[[int], bool]
+    ) -> None:
+        self.valid, self.payload, self.ready = (
+            getattr(dut, f"{name}__{part}") for part in ("valid", "payload", "ready")
+        )
+        self.name, self.items, self.hold = name, items, hold
+        self.pending = next(items, None)
+        self.shown: str | None = None
+        self.offering = False
+
+    def _show(self) -> None:
+        if self.pending != self.shown:
+            self.payload.value = self.shown = self.pending
+
+    def offer(self, cycle: int) -> None:
+        """Before the edge: what waits is offered, unless it is held back."""
+        if not self.offering and self.pending is not None and not self.hold(cycle):
+            self._show()
+            self.valid.value = 1
+            self.offering = True
+
+    def taken(self, cycle: int) -> bool:
+        """After the edge: whether it was taken; what comes next follows at once or after a gap."""
+        if not (self.offering and self.ready.value):
+            return False
+        self.pending = next(self.items, None)
+        if self.pending is None or self.hold(cycle + 1):
+            self.offering = False
+            self.valid.value = 0
+        else:
+            self._show()
+        return True
+
+
+STREAMS = ("words", "biases", "shifts")
+
+
 class Harness:
     """The engine's streams under a clock; ``cycles`` counts all that were driven."""
 
@@ -135,7 +213,8 @@ class Harness:
 
     async def reset(self, cycles: int = 2) -> None:
         """Hold reset; nothing is offered or taken meanwhile."""
-        self.dut.words__valid.value = 0
+        for name in STREAMS:
+            getattr(self.dut, f"{name}__valid").value = 0
         self.dut.results__ready.value = 0
         self.dut.rst.value = 1
         for _ in range(cycles):
@@ -143,58 +222,53 @@ class Harness:
         self.dut.rst.value = 0
         await self.edge
 
-    async def feed(self, words: Iterator[str], count: int) -> None:
-        """Offer ``count`` words, take no result: leaves sums unfinished on purpose."""
+    def _sources(self, given: Given, idle: str) -> list[Source]:
+        return [
+            Source(self.dut, name, getattr(given, name), self._pattern(idle)) for name in STREAMS
+        ]
+
+    async def feed(self, given: Given, count: int) -> None:
+        """Offer all for ``count`` cycles, take no result: leaves sums unfinished on purpose."""
         self.dut.results__ready.value = 0
-        self.dut.words__valid.value = 1
-        for _ in range(count):
-            self.dut.words__payload.value = next(words)
+        sources = self._sources(given, "never")
+        for cycle in range(count):
+            for source in sources:
+                source.offer(cycle)
             await self.edge
-        self.dut.words__valid.value = 0
+            for source in sources:
+                source.taken(cycle)
+        for source in sources:
+            source.valid.value = 0
 
     async def exchange(
-        self, words: Iterator[str], wanted: int, idle: str = "never", stall: str = "never"
+        self, given: Given, wanted: int, idle: str = "never", stall: str = "never"
     ) -> NDArray[np.int64]:
-        """Offer all words and take ``wanted`` results, each side with its gaps.
+        """Offer all that goes in and take ``wanted`` results, every stream with its gaps.
 
         Raises:
             ProtocolError: results changed or vanished while they waited, or more of them came.
             TimeoutError: nothing moved for HANG cycles.
         """
         dut, edge = self.dut, self.edge
-        source, sink = self._pattern(idle), self._pattern(stall)
-        ready_in, valid_out, payload_out = (
-            dut.words__ready,
-            dut.results__valid,
-            dut.results__payload,
-        )
+        sources, sink = self._sources(given, idle), self._pattern(stall)
+        valid_out, payload_out = dut.results__valid, dut.results__payload
         taken: list[int] = []
         held = -1
         quiet = 0
-        pending = next(words, None)
-        offering = taking = False
+        taking = False
         cycle = 0
         while len(taken) < wanted:
             cycle += 1
-            hold_source, hold_sink = source(cycle), sink(cycle)
-            # A word once offered stays; a gap can only begin between two words.
-            if not offering and pending is not None and not hold_source:
-                dut.words__payload.value = pending
-                dut.words__valid.value = 1
-                offering = True
+            hold_sink = sink(cycle)
+            for source in sources:
+                source.offer(cycle)
             if taking == hold_sink:
                 taking = not hold_sink
                 dut.results__ready.value = int(taking)
             await edge
             moved = False
-            if offering and ready_in.value:
-                moved = True
-                pending = next(words, None)
-                if pending is None or source(cycle + 1):
-                    offering = False
-                    dut.words__valid.value = 0
-                else:
-                    dut.words__payload.value = pending
+            for source in sources:
+                moved |= source.taken(cycle)
             if valid_out.value:
                 got = int(payload_out.value)
                 if held >= 0 and got != held:
@@ -214,12 +288,13 @@ class Harness:
                     f"nothing moved for {HANG} cycles; {len(taken)} of {wanted} results"
                 )
         self.cycles += cycle
-        await self._nothing_more(pending)
+        await self._nothing_more(sources)
         return np.array(taken, dtype=np.int64)
 
-    async def _nothing_more(self, pending: str | None) -> None:
-        if pending is not None:
-            raise ProtocolError("all results came before all words were taken")
+    async def _nothing_more(self, sources: list[Source]) -> None:
+        for source in sources:
+            if source.pending is not None:
+                raise ProtocolError(f"all results came before all {source.name} were taken")
         self.dut.results__ready.value = 1
         for _ in range(20):
             await self.edge

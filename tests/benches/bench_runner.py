@@ -149,6 +149,8 @@ class EngineBench:
         plan = {
             "words": places["words__payload"],
             "words_width": ports["words__payload"]["width"],
+            "bias_width": ports["biases__payload"]["width"],
+            "shift_width": ports["shifts__payload"]["width"],
             "results": places["results__payload"],
             "out": str(self.folder),
             **sizes,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ PLAN: dict[str, Any] = json.loads(Path(os.environ["OPENNPE_BENCH_PLAN"]).read_te
 LAYOUT = Layout(
     {name: Field(*place) for name, place in PLAN["words"].items()},
     {name: Field(*place) for name, place in PLAN["results"].items()},
-    PLAN["words_width"],
+    *(PLAN[name] for name in ("words_width", "bias_width", "shift_width")),
 )
 RULES = ("minpos", "zero")
 COVERAGE = Coverage()
@@ -113,7 +112,7 @@ async def reset_in_mid_sum(dut: Any) -> None:
         long = streams.random_sums(
             MODES[(words + 1) % len(MODES)], 30, 4, rng, nan=0.3, out="posit8"
         )
-        await harness.feed(islice(packed(LAYOUT, concat([lost, long]), rng), words), words)
+        await harness.feed(packed(LAYOUT, concat([lost, long]), rng), words)
         await harness.reset()
         after = streams.mixture(60, 3, rng)
         await check(harness, "after reset", after, "zero", "never", "never")

@@ -9,10 +9,10 @@ from typing import Any
 import bench_driver
 import numpy as np
 import pytest
-from bench_driver import GAPS, Field, Harness, Layout, ProtocolError
+from bench_driver import GAPS, STREAMS, Field, Given, Harness, Layout, ProtocolError
 
 pytestmark = pytest.mark.fast
-LAYOUT = Layout({}, {"code": Field(0, 16)}, 16)
+LAYOUT = Layout({}, {"code": Field(0, 16)}, 16, 16, 16)
 COUNT = 300
 
 
@@ -26,12 +26,17 @@ class Pin:
 class Toy:
     """A register as an engine: every word comes out as a result a cycle later.
 
+    A bias and a shift are taken with each word, and kept.
+
     Awaiting it is awaiting a rising edge: the pins then hold what they held just before. A fault
     may change what is seen in a cycle.
     """
 
     def __init__(self, fault: Callable[[Toy], None] | None = None) -> None:
-        self.words__valid, self.words__payload, self.words__ready = Pin(), Pin(), Pin()
+        for name in STREAMS:
+            for part in ("valid", "payload", "ready"):
+                setattr(self, f"{name}__{part}", Pin())
+        self.beside: dict[str, list[int]] = {"biases": [], "shifts": []}
         self.results__valid, self.results__payload, self.results__ready = Pin(), Pin(), Pin()
         self.rst = Pin()
         self.full, self.held, self.cycle = False, 0, 0
@@ -41,12 +46,18 @@ class Toy:
         self.cycle += 1
         self.results__valid.value = int(self.full)
         self.results__payload.value = self.held
-        self.words__ready.value = int(not self.full or bool(self.results__ready.value))
+        free = not self.full or bool(self.results__ready.value)
+        there = all(getattr(self, f"{name}__valid").value for name in STREAMS)
+        for name in STREAMS:
+            getattr(self, f"{name}__ready").value = int(free and there)
         self.fault(self)
         if self.results__valid.value and self.results__ready.value:
             self.full = False
         if self.words__valid.value and self.words__ready.value:
             self.full, self.held = True, int(self.words__payload.value, 2)
+        for name, kept in self.beside.items():
+            if there and getattr(self, f"{name}__ready").value:
+                kept.append(int(getattr(self, f"{name}__payload").value, 2))
         return
         yield
 
@@ -58,8 +69,8 @@ class Toy:
 
 def exchange(toy: Toy, idle: str = "random", stall: str = "random") -> np.ndarray:
     harness = Harness(toy, LAYOUT, np.random.default_rng(4), edge=toy)
-    words = (f"{i:016b}" for i in range(COUNT))
-    return asyncio.run(harness.exchange(words, COUNT, idle, stall))
+    given = Given(*(iter([f"{i // step:016b}" for i in range(COUNT)]) for step in (1, 2, 3)))
+    return asyncio.run(harness.exchange(given, COUNT, idle, stall))
 
 
 @pytest.mark.parametrize("idle", GAPS)
@@ -67,6 +78,8 @@ def exchange(toy: Toy, idle: str = "random", stall: str = "random") -> np.ndarra
 def test_a_sound_engine_gives_all_words_in_order(idle: str, stall: str) -> None:
     toy = Toy()
     assert exchange(toy, idle, stall).tolist() == list(range(COUNT))
+    expected = {name: [i // step for i in range(COUNT)] for step, name in enumerate(toy.beside, 2)}
+    assert toy.beside == expected
     # With gaps on either side it takes longer than a word a cycle, so the gaps are real.
     assert (toy.cycle > COUNT + 30) == (idle != "never" or stall != "never")
 
@@ -98,6 +111,11 @@ def silent(toy: Toy) -> None:
         toy.words__ready.value = 0
 
 
+def unbiased(toy: Toy) -> None:
+    """Takes no bias, but goes on."""
+    toy.biases__ready.value = 0
+
+
 def early(toy: Toy) -> None:
     """Gives results before it takes words."""
     toy.results__valid.value = 1
@@ -113,6 +131,7 @@ def early(toy: Toy) -> None:
         (greedy, "a waiting result went"),
         (talkative, "a result came that no sum asked for"),
         (early, "before all words were taken"),
+        (unbiased, "before all biases were taken"),
     ],
 )
 def test_broken_rules_are_noticed(fault: Callable[[Toy], None], message: str) -> None:

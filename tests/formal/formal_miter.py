@@ -93,6 +93,7 @@ def miter_text(case: Case, manifest: dict[str, object], graph: Graph) -> str:
             "  wire [3:0] nan;",
             *fields,
             f"  {manifest['top']} engine(.words__payload(payload), .words__valid(1'b1),",
+            "    .biases__payload(128'b0), .biases__valid(1'b1), .shifts__valid(1'b1),",
             "    .results__ready(1'b1), .underflow_zero(1'b0), .clk(1'b0), .rst(1'b0),",
             f"    .\\{SUM} (sum), .\\{NAN} (nan));",
             *lanes,

@@ -25,6 +25,8 @@ def run(name, words, path):
     async def drive(ctx):
         ctx.set(engine.underflow_zero, 1)
         ctx.set(engine.results.ready, 1)
+        ctx.set(engine.biases.valid, 1)
+        ctx.set(engine.shifts.valid, 1)
         word = engine.words.payload
         for i, (a, b) in enumerate(words):
             ctx.set(engine.words.valid, 1)
