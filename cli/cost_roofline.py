@@ -203,11 +203,14 @@ def _roofs(held: Roofline, axes: _Axes, placed: _Placed) -> list[str]:
 
 
 def _on_roof(text: str, begin: float, base: float, right: float, placed: _Placed) -> list[str]:
-    """At the right end of a level unless layers are there; then where they leave room."""
+    """At the right end of a level, or where layers leave room, or before the level begins."""
     width = LETTER * len(text)
     first, last = begin + 10, right - width
     places = [last - part * (last - first) / 8 for part in range(9)] if last > first else [last]
-    left = next((x for x in places if placed.free(x, base, text)), last)
+    left = next((x for x in places if placed.free(x, base, text)), None)
+    if left is None:
+        # Nothing is ever left of the slope but its own name.
+        left, base = max(LEFT + 3, begin - 12 - width), base + 9
     placed.take(left, base, text)
     return [f'<text class="on" x="{left:.1f}" y="{base:.1f}">{text}</text>']
 
