@@ -148,7 +148,7 @@ def _theirs(one: Design) -> Entry:
         clock_ghz=one.clock_ghz,
         power_mw=one.power_mw,
         energy_pj=one.energy_pj,
-        energy_of="not stated" if one.energy_pj else "",
+        energy_of="an operation that is not stated" if one.energy_pj else "",
         gops_per_w=one.gops_per_w,
         operations_per_mac=1 if one.macs else None,
     )

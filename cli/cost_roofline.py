@@ -175,18 +175,18 @@ def _grid(axes: _Axes) -> list[str]:
 def _roofs(held: Roofline, axes: _Axes, placed: _Placed) -> list[str]:
     """The bus' slope up to the highest roof, and a level for each value that formats have."""
     top, right = max(held.roofs_gops.values()), axes.width - RIGHT
-    x, y = max(axes.x[0], axes.y[0] / held.gb_per_s), top / held.gb_per_s
-    parts = [
-        f'<path class="bus" d="M{axes.across(x):.1f} {axes.down(x * held.gb_per_s):.1f}'
-        f'L{axes.across(y):.1f} {axes.down(top):.1f}"/>'
-    ]
+    begin, ridge = max(axes.x[0], axes.y[0] / held.gb_per_s), top / held.gb_per_s
+    left, low = axes.across(begin), axes.down(begin * held.gb_per_s)
+    end, high = axes.across(ridge), axes.down(top)
+    parts = [f'<path class="bus" d="M{left:.1f} {low:.1f}L{end:.1f} {high:.1f}"/>']
     for row, text in enumerate(("memory roof:", f"bus, {held.gb_per_s:.3g} GB/s")):
-        base = axes.down(top) + 4 + LINE * row
-        end = axes.across(y) - 12 - 14 * row
+        base = high + LINE * (row + 1.2)
+        # Left of the slope where the text's foot is.
+        edge = end - (end - left) * (base + 4 - high) / (low - high) - 8
         parts.append(
-            f'<text class="on" x="{end:.1f}" y="{base:.1f}" text-anchor="end">{text}</text>'
+            f'<text class="on" x="{edge:.1f}" y="{base:.1f}" text-anchor="end">{text}</text>'
         )
-        placed.take(end - LETTER * len(text), base, text)
+        placed.take(edge - LETTER * len(text), base, text)
     levels: dict[float, list[str]] = {}
     for name, gops in held.roofs_gops.items():
         levels.setdefault(gops, []).append(name)
@@ -203,11 +203,14 @@ def _roofs(held: Roofline, axes: _Axes, placed: _Placed) -> list[str]:
 
 
 def _on_roof(text: str, begin: float, base: float, right: float, placed: _Placed) -> list[str]:
-    """At the right end of a level unless layers are there; then where they leave room."""
+    """At the right end of a level, or where layers leave room, or before the level begins."""
     width = LETTER * len(text)
     first, last = begin + 10, right - width
     places = [last - part * (last - first) / 8 for part in range(9)] if last > first else [last]
-    left = next((x for x in places if placed.free(x, base, text)), last)
+    left = next((x for x in places if placed.free(x, base, text)), None)
+    if left is None:
+        # Nothing is ever left of the slope but its own name.
+        left, base = max(LEFT + 3, begin - 12 - width), base + 9
     placed.take(left, base, text)
     return [f'<text class="on" x="{left:.1f}" y="{base:.1f}">{text}</text>']
 

@@ -72,18 +72,20 @@ def peaks(
     for name in spec.mac.formats:
         macs, lanes = spec.array.macs_per_cycle(name), spec.array.engine.lanes(name)
         gops = Figure(OPERATIONS * macs * clock_hz / 1e9, "GOPS", "measured", clock)
-        dense = [
-            Figure(gops.value / (over.value / 1e6), "GOPS/mm2", over.label, clock)
-            for over in (area_um2, engines_um2)
-        ]
-        step = efficiency = None
+        step: Figure | None = None
+        efficiency: Figure | None = None
         if energies is not None and name in energies.energy_fj:
             pj = word_fj(energies, name, clock_hz) / 1000
             source = f"gates of {energies.library}, {OPERANDS}; clock and leakage included"
             step = Figure(pj, "pJ", "measured", source)
             efficiency = Figure(OPERATIONS * lanes / pj, "TOPS/W", "measured", source)
-        found.append(Peak(name, lanes, macs, gops, *dense, step, efficiency))
+        over, of_engines = _over(gops, area_um2), _over(gops, engines_um2)
+        found.append(Peak(name, lanes, macs, gops, over, of_engines, step, efficiency))
     return tuple(found)
+
+
+def _over(gops: Figure, area_um2: Figure) -> Figure:
+    return Figure(gops.value / (area_um2.value / 1e6), "GOPS/mm2", area_um2.label, gops.source)
 
 
 def word_fj(energies: Coefficients, name: str, clock_hz: float) -> float:
@@ -95,7 +97,7 @@ def word_fj(energies: Coefficients, name: str, clock_hz: float) -> float:
     words = SUMS * STEPS
     events = count(name, name, _stream(name)).sum(axis=0)
     leakage = energies.leakage_energy(1.0 / clock_hz)
-    return energies.energy_of(name, events) / words + energies.clock_fj + leakage
+    return float(energies.energy_of(name, events) / words + energies.clock_fj + leakage)
 
 
 def _stream(name: str) -> Sums:
@@ -118,4 +120,5 @@ def _words(name: str, random: np.random.Generator) -> NDArray[np.uint16]:
     scale = fmt.maxpos / 3 if isinstance(fmt, formats.FloatFormat) else 0.5
     codes = fmt.encode(random.standard_normal((SUMS * STEPS, lanes)) * scale)
     places = np.arange(lanes, dtype=np.uint32) * int(fmt.bits)
-    return (codes.astype(np.uint32) << places).sum(axis=1).astype(np.uint16)
+    words: NDArray[np.uint16] = (codes.astype(np.uint32) << places).sum(axis=1).astype(np.uint16)
+    return words

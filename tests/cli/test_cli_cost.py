@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from opennpe.cli import cost_page, cost_tables
-from opennpe.cli.cost import Report, SpecCost, _at_28
+from opennpe.cli.cost import Report, SpecCost, _at_28, of_area
 from opennpe.cli.cost_files import write
 from opennpe.cli.main import main
 from opennpe.golden import catalog
@@ -46,7 +46,8 @@ def test_files_appear_whole(tmp_path):
     rows = list(csv.DictReader((tmp_path / "csv" / "blocks.csv").open()))
     assert [row["block"] for row in rows] == ["engines", "load"]
     assert all(row["label"] == "measured" for row in rows)
-    assert (tmp_path / "csv" / "published.csv").read_text().startswith("name,what,node_nm")
+    compared = (tmp_path / "csv" / "comparison.csv").read_text()
+    assert compared.startswith("design,what,node_nm,label,by,source,area_um2")
     text = (tmp_path / "page.html").read_text()
     assert not re.search(r"https?://|<script", text), "the page fetches or runs something"
     assert text.count('role="img" aria-label=') == text.count("<svg")
@@ -117,4 +118,8 @@ def test_docs_are_the_areas_kept():
         own = [line for line in text.splitlines() if line.startswith(row)]
         assert len(own) == 1, f"docs/cost.md has no row '{row}': run `make cost`"
         assert f" | {um2:.4g} | {engine.stage_ps / 1000:.3g} | " in own[0]
-    assert cost_tables.published_markdown() in text
+    shown = [of_area(catalog.get(e.spec), e) for e in stored.values() if e.spec == "EDGE_4X4"]
+    assert len(shown) == 2
+    shown.sort(key=lambda one: one.area.library != "ihp130")
+    assert cost_tables.peak_markdown(shown) in text, "run `make cost`"
+    assert cost_tables.comparison_markdown(Report(tuple(shown)).comparison()) in text
