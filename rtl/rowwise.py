@@ -73,7 +73,7 @@ class RowUnits(wiring.Component):
         c = Signal(command_layout("exec"), reset_less=True)
         with m.If(self.start):
             m.d.sync += c.eq(self.command)
-        makers = {
+        makers: dict[str, Any] = {
             "softmax": lambda: Softmax(spec.softmax_unit),
             "norm": lambda: LayerNorm(spec.norm_unit),
         }
