@@ -128,16 +128,13 @@ def build(
 
 
 def puts_of(spec: EngineSpec, stream: WordStream) -> list[Put]:
-    """The stream as bits at the engine's ports."""
+    """The stream as bits at the engine's ports: words, biases (one a sum), shifts (one a lane)."""
     layout = ports.word_layout(spec)
     lengths = np.diff(stream.start)
     owner = np.repeat(np.arange(stream.sums), lengths)
     begins, ends = np.zeros((2, stream.words), dtype=np.uint64)
     begins[stream.start[:-1]] = 1
     ends[stream.start[1:] - 1] = 1
-    mask = (1 << spec.shift_bits) - 1
-    places = np.arange(stream.shift.shape[1], dtype=np.uint64) * np.uint64(spec.shift_bits)
-    packed = np.bitwise_or.reduce((stream.shift & mask).astype(np.uint64) << places, axis=1)
     whole = {
         "a": stream.words_a,
         "b": stream.words_b,
@@ -145,18 +142,21 @@ def puts_of(spec: EngineSpec, stream: WordStream) -> list[Put]:
         "mode_b": stream.mode_b[owner],
         "first": begins,
         "last": ends,
-        "shift": packed[owner],
         "out": stream.out[owner],
     }
     rows = np.zeros((stream.words, layout.size), dtype=np.uint8)
     for name, field in layout:
-        if name == "bias":
-            rows[:, field.offset : field.offset + field.width] = _bias_bits(stream.bias)[owner]
-        else:
-            bits = np.asarray(whole[name], dtype=np.uint64)
-            for j in range(field.width):
-                rows[:, field.offset + j] = bits >> np.uint64(j) & np.uint64(1)
-    return [Put("words", rows)]
+        rows[:, field.offset : field.offset + field.width] = _bits_of(whole[name], field.width)
+    lanes = np.array(spec.lane_counts)[stream.mode_a]
+    used = np.arange(stream.shift.shape[1]) < lanes[:, None]
+    shifts = _bits_of(stream.shift[used].view(np.uint64), spec.shift_bits)
+    return [Put("words", rows), Put("biases", _bias_bits(stream.bias)), Put("shifts", shifts)]
+
+
+def _bits_of(values: ArrayLike, width: int) -> Bits:
+    """uint8 (N, width) of integers (N,), lowest bit first."""
+    whole = np.asarray(values, dtype=np.uint64)[:, None]
+    return (whole >> np.arange(width, dtype=np.uint64) & np.uint64(1)).astype(np.uint8)
 
 
 def _bias_bits(bias: NDArray[np.uint64]) -> Bits:
