@@ -99,9 +99,7 @@ class EngineArray(wiring.Component):
         rows, columns = spec.array.rows, spec.array.columns
         lines = {"words": In(rows * 8 * spec.line_bytes), "inside": In(rows * FOLDS)}
         answers = _answers(spec, rows * columns)
-        super().__init__(
-            _controls(spec) | _shared(spec) | _parameters(spec) | lines | answers
-        )
+        super().__init__(_controls(spec) | _shared(spec) | _parameters(spec) | lines | answers)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

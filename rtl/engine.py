@@ -260,9 +260,7 @@ class Engine(wiring.Component):
                 m.d.sync += a.lane.eq(a.lane + 1)
         return a
 
-    def _normalise(
-        self, m: Module, move: Signal, a: Sums, block: Normalise
-    ) -> tuple[Signal, Any]:
+    def _normalise(self, m: Module, move: Signal, a: Sums, block: Normalise) -> tuple[Signal, Any]:
         """Also moves aside the lanes that wait, because the next sum comes in behind."""
         slot = self.spec.accumulator_bits // SLOTS
         a_held = _held("a_held", self.spec.accumulator_bits - slot)
