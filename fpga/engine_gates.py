@@ -128,13 +128,14 @@ def build(
 
 
 def puts_of(spec: EngineSpec, stream: WordStream) -> list[Put]:
-    """The stream as bits at the engine's ports: words, biases by sum, shifts by lane."""
+    """The stream as bits at the engine's ports: words, biases (one a sum), shifts (one a lane)."""
+    layout = ports.word_layout(spec)
     lengths = np.diff(stream.start)
     owner = np.repeat(np.arange(stream.sums), lengths)
     begins, ends = np.zeros((2, stream.words), dtype=np.uint64)
     begins[stream.start[:-1]] = 1
     ends[stream.start[1:] - 1] = 1
-    values = {
+    whole = {
         "a": stream.words_a,
         "b": stream.words_b,
         "mode_a": stream.mode_a[owner],
@@ -143,19 +144,19 @@ def puts_of(spec: EngineSpec, stream: WordStream) -> list[Put]:
         "last": ends,
         "out": stream.out[owner],
     }
-    words = [_bits(values[name], field.width) for name, field in ports.word_layout(spec)]
+    rows = np.zeros((stream.words, layout.size), dtype=np.uint8)
+    for name, field in layout:
+        rows[:, field.offset : field.offset + field.width] = _bits_of(whole[name], field.width)
     lanes = np.array(spec.lane_counts)[stream.mode_a]
-    present = np.arange(stream.shift.shape[1]) < lanes[:, None]
-    return [
-        Put("words", np.concatenate(words, axis=1)),
-        Put("biases", _bias_bits(stream.bias)),
-        Put("shifts", _bits(stream.shift[present], spec.shift_bits)),
-    ]
+    used = np.arange(stream.shift.shape[1]) < lanes[:, None]
+    shifts = _bits_of(stream.shift[used].view(np.uint64), spec.shift_bits)
+    return [Put("words", rows), Put("biases", _bias_bits(stream.bias)), Put("shifts", shifts)]
 
 
-def _bits(values: NDArray[np.integer], width: int) -> Bits:
-    """uint8 (transfers, width) of integers, two's complement, lowest first."""
-    return (values[:, None].astype(np.int64) >> np.arange(width) & 1).astype(np.uint8)
+def _bits_of(values: ArrayLike, width: int) -> Bits:
+    """uint8 (N, width) of integers (N,), lowest bit first."""
+    whole = np.asarray(values, dtype=np.uint64)[:, None]
+    return (whole >> np.arange(width, dtype=np.uint64) & np.uint64(1)).astype(np.uint8)
 
 
 def _bias_bits(bias: NDArray[np.uint64]) -> Bits:

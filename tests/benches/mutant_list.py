@@ -115,8 +115,8 @@ MUTANTS = (
         "back-pressure",
         "a result that waits is overwritten by the next",
         "engine",
-        "move.eq(~self.results.valid | self.results.ready)",
-        "move.eq(1)",
+        "flows.eq(~self.results.valid | self.results.ready)",
+        "flows.eq(1)",
     ),
     Mutant(
         "first",
@@ -189,6 +189,61 @@ MUTANTS = (
         "return Signal(width, name=name)",
         "return Signal(width, name=name, reset_less=True)",
         cocotb="reset_in_mid_sum",
+    ),
+    Mutant(
+        "bias late",
+        "a sum starts from the bias of the sum before",
+        "engine",
+        """        m.d.comb += [
+            enters.eq(move & al.valid),
+            done.eq(al.valid & al.tag.last),
+            block.total.eq(a.total),
+            block.bias.eq(self.biases.payload),
+""",
+        """        late = Signal(self.spec.accumulator_bits)
+        with m.If(self.biases.valid & self.biases.ready):
+            m.d.sync += late.eq(self.biases.payload)
+        m.d.comb += [
+            enters.eq(move & al.valid),
+            done.eq(al.valid & al.tag.last),
+            block.total.eq(a.total),
+            block.bias.eq(late),
+""",
+    ),
+    Mutant(
+        "shift lanes",
+        "only a sum's first lane takes its shift off the stream",
+        "engine",
+        "self.shifts.ready.eq(a.draining & flows & biased)",
+        "self.shifts.ready.eq(a.draining & flows & biased & (a.lane == 0))",
+    ),
+    Mutant(
+        "starved of a bias",
+        "a sum begins although its bias is not there yet",
+        "engine",
+        "biased.eq(~begins | self.biases.valid)",
+        "biased.eq(1)",
+    ),
+    Mutant(
+        "starved of a shift",
+        "a lane is normalised although its shift is not there yet",
+        "engine",
+        "scaled.eq(~a.draining | self.shifts.valid)",
+        "scaled.eq(1)",
+    ),
+    Mutant(
+        "bias lost",
+        "a bias is taken while the sum that needs it waits for a shift",
+        "engine",
+        "self.biases.ready.eq(begins & flows & scaled)",
+        "self.biases.ready.eq(begins & flows)",
+    ),
+    Mutant(
+        "result twice",
+        "a result taken while the pipeline starves is offered again",
+        "engine",
+        "with m.Elif(self.results.ready):",
+        "with m.Elif(0):",
     ),
 )
 CONTROL = Mutant(
