@@ -21,6 +21,7 @@ class Recipe:
         booth: multipliers by Booth's recoding.
         clock_gates: registers with an enable behind the library's clock gate, from this many on;
             0 for none.
+        constrained: ABC is told what drives an input and loads an output (``-constr``).
         about: in a line.
     """
 
@@ -28,6 +29,7 @@ class Recipe:
     abc: str
     booth: bool = False
     clock_gates: int = 0
+    constrained: bool = False
     about: str = ""
 
 
@@ -38,6 +40,10 @@ SIZED = (
 """Mapped for delay, high fan-outs buffered, then sized: up where the path is, down elsewhere."""
 PRINTED = ";topo;stime -p"
 """ABC prints its own timing of what it gives back, which the netlist remembers."""
+CONSTRAINED = ";buffer -c;topo;upsize;dnsize;stime -p"
+"""What Yosys 0.70 appends to its script when it is given constraints."""
+LOAD_FF = 10
+"""On every output, as ABC's ``set_load``."""
 
 _STOCK = Recipe(
     "stock", DEFAULT + PRINTED, about="Yosys and ABC as they come; published areas calibrate it"
@@ -47,6 +53,12 @@ RECIPES = {
     for recipe in (
         _STOCK,
         replace(_STOCK, name="booth", booth=True, about="stock with Booth multipliers"),
+        Recipe(
+            "sized",
+            DEFAULT + CONSTRAINED,
+            constrained=True,
+            about="stock, then ABC's own buffering and sizing under a driving cell and a load",
+        ),
         Recipe("timing", SIZED + ";stime -p", about="mapped for delay, buffered and sized"),
     )
 }

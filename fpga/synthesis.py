@@ -95,7 +95,7 @@ def _map(
             *clock_gating(library, recipe),
             f"write_json -noscopeinfo {before}",
             f"dfflibmap {liberty}",
-            f"abc {liberty} -script {script}",
+            f"abc {liberty} -script {script}{constraints(library, recipe, folder)}",
             *ties(library),
             "opt_clean -purge",
             f"write_json -noscopeinfo {mapped}",
@@ -129,6 +129,38 @@ def library_files(library: CellLibrary, folder: Path) -> str:
         path.write_text(liberty_text.write(library), encoding="utf-8")
         options.append(f"-liberty {path}")
     return " ".join(options)
+
+
+def constraints(library: CellLibrary, recipe: Recipe, folder: Path) -> str:
+    """Option that tells ABC what drives the inputs and loads the outputs, its file in a folder.
+
+    The buffer of middle size drives: ``sg13g2_buf_4`` of five in IHP's library.
+
+    Raises:
+        TechError: the library has no buffer.
+    """
+    if not recipe.constrained:
+        return ""
+    buffers = []
+    for cell in library.cells.values():
+        pins = cell.pins.values()
+        inputs = [pin.name for pin in pins if pin.direction == "input"]
+        functions = [pin.function for pin in pins if pin.direction == "output"]
+        # Delay cells and clock buffers have the function but not the purpose.
+        plain = "buf" in cell.name.lower() and "clkbuf" not in cell.name.lower()
+        repeats = len(inputs) == 1 and [str(f).strip("() ") for f in functions] == inputs
+        if plain and repeats and not cell.dont_use:
+            buffers.append(cell)
+    if not buffers:
+        raise TechError(
+            f"library {library.name} has no buffer to drive inputs: choose a recipe that needs "
+            "none, such as stock"
+        )
+    buffers.sort(key=lambda cell: (cell.area_um2, cell.name))
+    drive = buffers[(len(buffers) - 1) // 2].name
+    path = folder / "constraints"
+    path.write_text(f"set_driving_cell {drive}\nset_load {recipes.LOAD_FF} [all_outputs]\n")
+    return f" -constr {path}"
 
 
 def clock_gating(library: CellLibrary, recipe: Recipe) -> list[str]:
