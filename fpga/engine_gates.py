@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -135,7 +136,7 @@ def puts_of(spec: EngineSpec, stream: WordStream) -> list[Put]:
     begins, ends = np.zeros((2, stream.words), dtype=np.uint64)
     begins[stream.start[:-1]] = 1
     ends[stream.start[1:] - 1] = 1
-    whole = {
+    whole: dict[str, NDArray[Any]] = {
         "a": stream.words_a,
         "b": stream.words_b,
         "mode_a": stream.mode_a[owner],

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
 from opennpe.rtl.hierarchy import place
-from opennpe.rtl.lanes import FRACTION_BITS, SLOTS, Pair, Tag, pair_of
+from opennpe.rtl.lanes import FRACTION_BITS, PAIRS, SLOTS, Pair, Tag, pair_of
 from opennpe.rtl.mac import Accumulate, Align, Multiply, Operand, Product, addend_bits
 from opennpe.rtl.normalise import Normalise
 
@@ -32,11 +32,11 @@ class Words:
     nan: Signal
 
     @classmethod
-    def of(cls, stage: str) -> Words:
-        """New registers, named by the stage."""
+    def of(cls, stage: str, begin: dict[str, Any]) -> Words:
+        """New registers, named by the stage; of the tag, fields that begin with something."""
         return cls(
             _control(f"{stage}_valid", 1),
-            _held(f"{stage}_tag", Tag),
+            _held(f"{stage}_tag", Tag, begin),
             _held(f"{stage}_signs", SLOTS),
             _held(f"{stage}_nan", SLOTS),
         )
@@ -72,25 +72,44 @@ class Engine(wiring.Component):
         results: Out, ``ports.result_layout``: codes, a lane each.
         underflow_zero: In, static: 1 for the rule "zero", 0 for "minpos".
 
+    Args:
+        spec: what it computes.
+        only: a format of the spec's: its gates alone, whatever modes the words name. Synthesis then
+            finds constants where modes would be (:mod:`opennpe.rtl.separate`).
+
     Raises:
         SpecError: a spec that these gates do not implement.
     """
 
     module_name = "engine"
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, only: str | None = None) -> None:
         ports.check_spec(spec)
         self.spec = spec
+        self.modes: tuple[Value, Value, Value] | None = None
+        self.begin: dict[str, Any] = {}
+        if only is not None:
+            self.module_name = f"engine_{only}"
+            index = spec.mac.formats.index(only)
+            self.modes = (Const(index, 2), Const(index, 2), Const(index, 2))
+            # A register that begins with the constant that it always takes is none.
+            code = next(code for code, pair in PAIRS.items() if pair == (only, only))
+            self.begin = {"pair": {"count": code & 3, "wide": code >> 2}, "out": index}
         super().__init__(ports.engine_signature(spec))
+
+    def _modes(self) -> tuple[Value, Value, Value]:
+        """Of both operands and of the result."""
+        word = self.words.payload
+        return self.modes or (word.mode_a, word.mode_b, word.out)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        word = self.words.payload
+        mode_a, mode_b, _ = self._modes()
         pair = Signal(Pair)
         move = Signal()
         taken = Signal()
         m.d.comb += [
-            Value.cast(pair).eq(pair_of(word.mode_a, word.mode_b)),
+            Value.cast(pair).eq(pair_of(mode_a, mode_b)),
             taken.eq(self.words.valid & self.words.ready),
         ]
         bits = self.spec.accumulator_bits
@@ -147,14 +166,15 @@ class Engine(wiring.Component):
         self, m: Module, move: Signal, taken: Signal, pair: Any, blocks: tuple[Decode, Decode]
     ) -> tuple[Words, Any, Any]:
         word = self.words.payload
-        sides = ((word.a, word.mode_a), (word.b, word.mode_b))
+        mode_a, mode_b, out = self._modes()
+        sides = ((word.a, mode_a), (word.b, mode_b))
         for block, (code, mode) in zip(blocks, sides, strict=True):
             m.d.comb += [
                 block.word.eq(code),
                 Value.cast(block.pair).eq(pair),
                 block.posit4.eq(mode[0]),
             ]
-        d = Words.of("d")
+        d = Words.of("d", self.begin)
         d_a, d_b = _held("d_a", Operand), _held("d_b", Operand)
         d_tag = d.tag
         with m.If(move):
@@ -175,7 +195,7 @@ class Engine(wiring.Component):
                 Value.cast(d_tag.pair).eq(pair),
                 d_tag.first.eq(word.first),
                 d_tag.last.eq(word.last),
-                d_tag.out.eq(word.out),
+                d_tag.out.eq(out),
                 d_tag.nothing.eq(nothing),
                 d.signs.eq(Mux(nothing, 0, blocks[0].signs ^ blocks[1].signs)),
                 d.nan.eq(blocks[0].nan | blocks[1].nan),
@@ -184,7 +204,7 @@ class Engine(wiring.Component):
 
     def _pass(self, m: Module, move: Signal, words: Words, stage: str) -> Words:
         """What a stage hands on unchanged."""
-        behind = Words.of(stage)
+        behind = Words.of(stage, self.begin)
         with m.If(move):
             m.d.sync += behind.valid.eq(words.valid)
         with m.If(move & words.valid):
@@ -225,8 +245,8 @@ class Engine(wiring.Component):
         a = Sums(
             total=_held("a_total", self.spec.accumulator_bits),
             nan=_held("a_nan", SLOTS),
-            pair=_held("a_pair", Pair),
-            out=_held("a_out", 2),
+            pair=_held("a_pair", Pair, self.begin.get("pair")),
+            out=_held("a_out", 2, self.begin.get("out")),
             draining=_control("a_draining", 1),
             lane=_control("a_lane", 2),
         )
@@ -277,7 +297,8 @@ class Engine(wiring.Component):
         with m.If(move & a.draining & (a.lane == 0) & ~a.pair.whole):
             m.d.sync += [a_held.eq(a.total[slot:]), a_nan_held.eq(a.nan[1:])]
         n_valid = _control("n_valid", 1)
-        n_sum = _held("n_sum", _normalised(block.scale_bits))
+        begin = {"out": self.begin["out"]} if self.begin else None
+        n_sum = _held("n_sum", _normalised(block.scale_bits), begin)
         with m.If(move):
             m.d.sync += n_valid.eq(a.draining)
         with m.If(move & a.draining):
@@ -342,6 +363,6 @@ def _control(name: str, width: int) -> Signal:
     return Signal(width, name=name)
 
 
-def _held(name: str, shape: Any) -> Any:
+def _held(name: str, shape: Any, begin: Any = None) -> Any:
     """A data register: no reset, because nothing reads it before a valid flag says so."""
-    return Signal(shape, name=name, reset_less=True)
+    return Signal(shape, name=name, init=begin, reset_less=True)
