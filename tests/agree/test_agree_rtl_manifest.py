@@ -137,7 +137,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 def test_manifest_is_the_verilog(parser: str, emitted: tuple[Path, dict[str, Any]]) -> None:
     source, manifest = emitted
     found = PARSERS[parser](source)
-    assert len(found.ports) == 9
+    assert len(found.ports) == 15
     assert differences(manifest, found) == []
 
 
