@@ -326,7 +326,7 @@ def _on_board(job: _Job, cable: Cable, progress: Progress) -> OnBoard:
         progress.stage("asking the board", 1)
         transport = SerialPort(name, baud or DEFAULT_BAUD)
     try:
-        found = OnBoard.of(job.spec, SerialBoard(SerialLink(transport)))
+        found = OnBoard(job.spec, SerialBoard(SerialLink(transport)))
     except BaseException:
         transport.close()
         raise

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any
 
 from amaranth.lib import wiring
@@ -15,14 +13,11 @@ __all__ = ["compare", "notes", "units"]
 
 
 def units(spec: EngineSpec) -> dict[str, wiring.Component]:
-    """The engine, and the separate MACs where there are gates of them."""
+    """The engine, and the separate MACs."""
     from opennpe.rtl.engine import Engine
+    from opennpe.rtl.separate import Separate
 
-    found: dict[str, wiring.Component] = {"engine": Engine(spec)}
-    if importlib.util.find_spec("opennpe.rtl.separate") is not None:
-        module: Any = importlib.import_module("opennpe.rtl.separate")
-        found["separate"] = module.Separate(spec)
-    return found
+    return {"engine": Engine(spec), "separate": Separate(spec)}
 
 
 def compare(
@@ -61,10 +56,9 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{', '.join(guessed)}: estimates, the maker's own tool packs closer")
     for name in dict.fromkeys(row["family"] for row in rows):
         mine = {row["unit"]: row for row in rows if row["family"] == name}
-        if len(mine) == 2:
-            ratios = [mine["separate"][kind] / mine["engine"][kind] for kind in ("luts", "ffs")]
-            lines.append(
-                f"{name}: separate MACs take {ratios[0]:.2f} x the LUTs and {ratios[1]:.2f} x the "
-                "registers"
-            )
+        ratios = [mine["separate"][kind] / mine["engine"][kind] for kind in ("luts", "ffs")]
+        lines.append(
+            f"{name}: separate MACs take {ratios[0]:.2f} x the LUTs and {ratios[1]:.2f} x the "
+            "registers"
+        )
     return lines

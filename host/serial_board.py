@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from opennpe.golden.program import Program
 from opennpe.golden.registers import CAUSES, COUNTERS, REGISTERS, Counters, MemorySettings
 from opennpe.golden.serial_frames import WORD
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.host.backends import Board, Run, check_capabilities
+from opennpe.host.backends import Run, check_capabilities
 from opennpe.host.serial_link import SerialLink
 
 __all__ = ["OnBoard", "SerialBoard"]
@@ -102,47 +102,28 @@ class OnBoard:
     Args:
         spec: the co-processor that programs are compiled for.
         board: where it is.
-        memory_bytes: of its main memory.
-        clock_hz: of its clock.
-        reset: brings it back if it hangs or was left running.
-        close: gives up the cable.
     """
 
-    def __init__(
-        self,
-        spec: CoprocessorSpec,
-        board: Board,
-        memory_bytes: int,
-        clock_hz: float,
-        reset: Callable[[], object] | None = None,
-        close: Callable[[], object] | None = None,
-    ) -> None:
-        self.spec, self.board, self._close = spec, board, close
-        self.memory_bytes, self.clock_hz, self.reset = memory_bytes, clock_hz, reset
+    def __init__(self, spec: CoprocessorSpec, board: SerialBoard) -> None:
+        self.spec, self.board = spec, board
         self._held = np.zeros(0, dtype=np.uint8)
         self._known = np.zeros(0, dtype=np.bool_)
 
-    @classmethod
-    def of(cls, spec: CoprocessorSpec, board: SerialBoard) -> OnBoard:
-        """The co-processor of a serial board."""
-        return cls(spec, board, board.memory_bytes, board.clock_hz, board.reset, board.close)
-
     def close(self) -> None:
         """Give up the cable."""
-        if self._close is not None:
-            self._close()
+        self.board.close()
 
     def run(self, program: Program, inputs: Mapping[str, Codes], settings: MemorySettings) -> Run:
         """As :meth:`opennpe.host.backends.Backend.run`; the memory is as fast as it is."""
         program.check(self.spec)
         check_capabilities(self.read, program)
-        if program.size > self.memory_bytes:
+        if program.size > self.board.memory_bytes:
             raise ProgramError(
                 f"program '{program.name}' works in {program.size} bytes, the board has "
-                f"{self.memory_bytes}: choose a smaller network or format, or another board"
+                f"{self.board.memory_bytes}: choose a smaller network or format, or another board"
             )
-        if self.read("status") & BUSY and self.reset is not None:
-            self.reset()
+        if self.read("status") & BUSY:
+            self.board.reset()
         begun = time.perf_counter()
         memory = program.memory(inputs)
         self._send(memory)
@@ -195,14 +176,13 @@ class OnBoard:
 
     def _wait(self, program: Program) -> None:
         """Wait for the end; something that neither moves a beat nor adds hangs."""
-        patience, moved = PATIENCE_CYCLES / self.clock_hz, -1
+        patience, moved = PATIENCE_CYCLES / self.board.clock_hz, -1
         while not self.board.wait(patience):
             now = self.counters()
             found = now.busy + now.beats_read + now.beats_written
             if found == moved:
                 status = self.read("status")
-                if self.reset is not None:
-                    self.reset()
+                self.board.reset()
                 raise DeviceError(
                     f"the co-processor hangs in program '{program.name}': no beat and no step of "
                     f"a sum for {PATIENCE_CYCLES} cycles (status {status:#x})"

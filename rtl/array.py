@@ -13,13 +13,14 @@ from opennpe.golden.formats import ENGINE_FORMATS, get
 from opennpe.golden.microops import BLOCK_ROWS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl import ports
+from opennpe.rtl.axi import LINE_BITS
 from opennpe.rtl.engine import Engine
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.microops import WEIGHTS
 from opennpe.rtl.operands import FOLDS, max_folds
 from opennpe.rtl.order import Larger, spread
-from opennpe.rtl.parameters import LANE_BITS, LOAD_BITS, Parameters
+from opennpe.rtl.parameters import LANE_BITS, Parameters
 from opennpe.rtl.sequence import by_lanes, lanes_of, of_kind
 
 __all__ = ["EngineArray"]
@@ -59,7 +60,7 @@ def _parameters(spec: CoprocessorSpec) -> dict[str, Any]:
     return {
         "record": In(ceil_log2(spec.memory.parameter_tiles)),
         "parameters_enable": In(1),
-        "load_line": In(LOAD_BITS),
+        "load_line": In(LINE_BITS),
         "load_lane": In(LANE_BITS),
         "load_data": In(8 * spec.line_bytes),
     }

@@ -1,5 +1,6 @@
 // A board's pins: characters go out and come in bit by bit, at a rate of their own; driven by
-// board_cosim.py, which says what calls mean. TOP_CLASS comes from the generated layout.h.
+// board_cosim.py, which says what calls mean. TOP_CLASS, FINE (parts of a clock cycle that
+// bits are measured in) and RESET_CYCLES come from the generated layout.h.
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -15,7 +16,6 @@ double sc_time_stamp() { return 0; }
 
 namespace {
 
-constexpr int64_t FINE = 256;  // parts of a clock cycle that bits are measured in
 constexpr int BITS = 10;       // start, eight of data, stop
 
 class Board {
@@ -24,14 +24,14 @@ public:
         context = std::make_unique<VerilatedContext>();
         top = std::make_unique<TOP_CLASS>(context.get());
         top->receive = 1;
-        reset(4);
+        reset();
     }
 
     ~Board() { top->final(); }
 
-    void reset(int64_t cycles) {
+    void reset() {
         top->rst = 1;
-        for (int64_t i = 0; i < cycles; ++i) tick();
+        for (int64_t i = 0; i < RESET_CYCLES; ++i) tick();
         top->rst = 0;
     }
 
@@ -117,7 +117,7 @@ private:
 
 EXPORT Board* board_create() { return new Board; }
 EXPORT void board_destroy(Board* board) { delete board; }
-EXPORT void board_reset(Board* board, int64_t cycles) { board->reset(cycles); }
+EXPORT void board_reset(Board* board) { board->reset(); }
 EXPORT void board_bit(Board* board, int64_t fine) { board->bit = fine; }
 EXPORT void board_glitch(Board* board, int64_t after, int64_t cycles) {
     board->glitch_first = board->cycle + after;

@@ -20,6 +20,11 @@ BOARD = f"{PREFIX}_board"
 FINE = 256
 """Parts of a clock cycle that a bit is measured in."""
 RESET_CYCLES = 4
+LAYOUT = f"""#pragma once
+#include <cstdint>
+#define TOP_CLASS V{{top}}
+constexpr int64_t FINE = {FINE}, RESET_CYCLES = {RESET_CYCLES};
+"""
 
 
 def board_verilog(spec: CoprocessorSpec, clock_hz: float, baud: int, memory_bytes: int) -> str:
@@ -49,7 +54,7 @@ def build(verilog: str, top: str) -> Path:
     text = hierarchical(verilog)
     sources = {
         f"{top}.v": text,
-        "layout.h": f"#pragma once\n#define TOP_CLASS V{top}\n",
+        "layout.h": LAYOUT.format(top=top),
         HARNESS.name: HARNESS.read_text(),
     }
     return verilated.library(top, sources, ("--hierarchical",) if "hier_block" in text else ())
@@ -98,7 +103,7 @@ class Pins:
 
     def reset(self) -> None:
         """Reset the board; the contents of its memory stay."""
-        self._library.board_reset(self._handle, RESET_CYCLES)
+        self._library.board_reset(self._handle)
 
     def glitch(self, after: int, cycles: int) -> None:
         """Invert the wire to the board for some cycles, so many cycles from now."""
@@ -144,7 +149,7 @@ _POINTER: Any = ctypes.c_void_p
 _FUNCTIONS: tuple[tuple[Any, ...], ...] = (
     ("create", _POINTER),
     ("destroy", None, _POINTER),
-    ("reset", None, _POINTER, ctypes.c_int64),
+    ("reset", None, _POINTER),
     ("bit", None, _POINTER, ctypes.c_int64),
     ("glitch", None, _POINTER, ctypes.c_int64, ctypes.c_int64),
     ("send", None, _POINTER, ctypes.c_char_p, ctypes.c_int64),

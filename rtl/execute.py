@@ -12,10 +12,11 @@ from opennpe.golden.commands import TABLE_LINES
 from opennpe.golden.registers import CAUSES
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.rtl.array import EngineArray
-from opennpe.rtl.axi import CAUSE_BITS, command_layout
+from opennpe.rtl.axi import CAUSE_BITS, LINE_BITS, command_layout
 from opennpe.rtl.lanes import WORD_BITS
 from opennpe.rtl.legal import illegal
 from opennpe.rtl.operands import Place, Row, max_folds, next_place
+from opennpe.rtl.parameters import LANE_BITS
 from opennpe.rtl.results import PARTS, Results
 from opennpe.rtl.rowwise import RowUnits
 from opennpe.rtl.sequence import Group, Sequence, of_kind, row_kind
@@ -69,11 +70,11 @@ class Execute(wiring.Component):
                 "weights_enable": In(1),
                 "parameters_enable": In(1),
                 "table_enable": In(1),
-                "load_line": In(20),
-                "load_lane": In(4),
+                "load_line": In(LINE_BITS),
+                "load_lane": In(LANE_BITS),
                 "load_data": In(bits),
                 "write_enable": Out(1),
-                "write_line": Out(20),
+                "write_line": Out(LINE_BITS),
                 "write_data": Out(bits),
                 "write_parts": Out(PARTS),
                 "completed": Out(1),

@@ -12,12 +12,12 @@ from opennpe.golden.commands import FIELDS, PARAMETER_LINES, TABLE_LINES, TARGET
 from opennpe.golden.spec import LOAD_QUEUE, UNIT_BYTES, CoprocessorSpec
 from opennpe.rtl import axi
 from opennpe.rtl.hierarchy import place
+from opennpe.rtl.parameters import LANE_BITS
 from opennpe.rtl.widen import PART_BITS, WIDEN_BITS, Widen, doublings, last_part
 
 __all__ = ["Load", "load_signature", "write_layout"]
 
 TARGET_BITS = dict(FIELDS["load"])["target"]
-LANE_BITS = (PARAMETER_LINES - 1).bit_length()
 
 TRANSFER = data.StructLayout(
     {

@@ -15,18 +15,18 @@ from amaranth.utils import ceil_log2
 from opennpe.golden.commands import PARAMETER_LINES
 from opennpe.golden.microops import BLOCK_ROWS
 from opennpe.golden.spec import CoprocessorSpec
+from opennpe.rtl.axi import LINE_BITS
 from opennpe.rtl.lanes import SLOTS, WORD_BITS
 from opennpe.rtl.memories import Lines
 from opennpe.rtl.sequence import by_lanes
 
-__all__ = ["LANE_BITS", "LOAD_BITS", "Parameters", "block_rows"]
+__all__ = ["LANE_BITS", "Parameters", "block_rows"]
 
 SHIFT_WORDS = 4
 """Words of a parameter record that hold shifts, one a lane."""
 BIAS_WORDS = PARAMETER_LINES - SHIFT_WORDS
 LANE_BITS = ceil_log2(PARAMETER_LINES)
 """Bits that choose a line of a record."""
-LOAD_BITS = 20
 
 
 def block_rows(spec: CoprocessorSpec) -> int:
@@ -80,7 +80,7 @@ class Parameters(wiring.Component):
                 "block_biases": Out(rows * engine.accumulator_bits),
                 "block_shifts": Out(rows * engine.shift_bits),
                 "load_enable": In(1),
-                "load_line": In(LOAD_BITS),
+                "load_line": In(LINE_BITS),
                 "load_lane": In(LANE_BITS),
                 "load_data": In(8 * spec.line_bytes),
             }

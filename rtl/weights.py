@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.rtl.axi import command_layout
+from opennpe.rtl.axi import LINE_BITS, command_layout
 from opennpe.rtl.lanes import WORD_BITS
 from opennpe.rtl.memories import Lines
 from opennpe.rtl.microops import INDEX_BITS, WEIGHTS, MicroOps
@@ -60,7 +60,7 @@ class Weights(wiring.Component):
                 "channel": Out(ceil_log2(spec.line_words)),
                 "malformed": Out(1),
                 "weights_enable": In(1),
-                "load_line": In(20),
+                "load_line": In(LINE_BITS),
                 "load_data": In(bits),
             }
         )

@@ -47,6 +47,11 @@ class Expected:
     defined: NDArray[np.bool_]
     case: NDArray[np.uint8]
 
+    def wrong(self, codes: NDArray[np.uint16]) -> NDArray[np.bool_]:
+        """Which of an engine's codes (S, 4) are not these; those of lanes not in use are 0."""
+        differ = self.defined & (codes != self.codes)
+        return np.where(self.used, differ, codes != 0)
+
 
 @lru_cache(maxsize=8)
 def _operands(name: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:

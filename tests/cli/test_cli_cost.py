@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
-import subprocess
-from html import escape
 from pathlib import Path
 
 import pytest
+from browser import needs_browser, said
 from opennpe.cli import cost_page, cost_tables
 from opennpe.cli.cost import Report, SpecCost, _at_28, of_area
 from opennpe.cli.cost_files import write
@@ -29,7 +27,6 @@ AREA = SpecArea(
 ONE = SpecCost(
     catalog.EDGE_4X4, AREA, {}, _at_28(AREA), {"fp4": 23.2}, ("no clock tree and no wires",)
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def test_units_are_in_the_names_and_every_figure_has_a_label():
@@ -69,29 +66,12 @@ def test_errors_are_a_line(arguments, text, capsys):
 
 
 def measured(path, width, folder):
-    """Width of the document and of its window, in a frame as wide as a screen.
-
-    A window of the headless browser itself is never narrower than 500.
-    """
-    say = "<script>parent.postMessage(document.documentElement.scrollWidth+' '+innerWidth,'*')"
-    inner = path.read_text(encoding="utf-8").replace("</body>", f"{say}</script></body>")
-    outer = folder / f"outer{width}.html"
-    outer.write_text(
-        "<body><script>onmessage=e=>document.body.setAttribute('data-w',e.data)</script>"
-        f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{escape(inner)}"></iframe>'
-        "</body>",
-        encoding="utf-8",
-    )
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
-    options += [f"--user-data-dir={folder}/profile", "--window-size=1400,900", "--dump-dom"]
-    command = [CHROMIUM, *options, f"file://{outer}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    found = re.search(r'data-w="(\d+) (\d+)"', done.stdout)
-    assert found, "the browser ran no script"
-    return tuple(map(int, found.groups()))
+    """Width of the document and of its window, in a frame as wide as a screen."""
+    say = "parent.postMessage(document.documentElement.scrollWidth+' '+innerWidth,'*')"
+    return tuple(map(int, said(path.read_text(encoding="utf-8"), say, width, folder).split()))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_window(width, tmp_path):
     path = tmp_path / "page.html"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
-from html import escape
 
 import pytest
+from browser import needs_browser, said
 from opennpe.cli import cost_files, cost_page, cost_tables
 from opennpe.cli.cost import Report, of_area
 from opennpe.cli.cost_roofline import NARROW, WIDE, Roofline, drawing, standalone
@@ -27,7 +24,6 @@ pytestmark = pytest.mark.fast
 
 SPEC = catalog.EDGE_4X4
 CLOCK = 100e6
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def layer(number, macs=40_000, cycles=2_000, traffic=400.0, form="posit8"):
@@ -156,7 +152,7 @@ def test_a_terminal_shows_designs_with_labels():
 
 
 # -- in a browser ---------------------------------------------------------------------------------
-LOOK = """<script>
+LOOK = """
 const hits = [], small = [];
 for (const svg of document.querySelectorAll('svg')) {
   if (getComputedStyle(svg).display === 'none') continue;
@@ -179,29 +175,15 @@ const shown = [...document.querySelectorAll('svg.roofline')]
   .filter(s => getComputedStyle(s).display !== 'none').length;
 const page = document.documentElement;
 parent.postMessage(JSON.stringify(
-  {page: page.scrollWidth, window: innerWidth, hits, small, shown}), '*')</script></body>"""
+  {page: page.scrollWidth, window: innerWidth, hits, small, shown}), '*')"""
 
 
 def looked(text, width, folder):
-    """What a frame of a width shows: headless windows themselves are never so narrow."""
-    inner = text.replace("</body>", LOOK)
-    outer = folder / f"outer{width}.html"
-    outer.write_text(
-        "<body><script>onmessage=e=>document.body.setAttribute('data-w',btoa(unescape(encodeURIComponent(e.data))))</script>"
-        f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{escape(inner)}"></iframe>'
-        "</body>",
-        encoding="utf-8",
-    )
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000"]
-    options += [f"--user-data-dir={folder}/profile", "--window-size=1400,900", "--dump-dom"]
-    done = subprocess.run([CHROMIUM, *options, f"file://{outer}"], capture_output=True, text=True,
-                          timeout=90, check=True)  # fmt: skip
-    found = re.search(r'data-w="([^"]+)"', done.stdout)
-    assert found, "the browser ran no script"
-    return json.loads(base64.b64decode(found.group(1)))
+    """What a frame of a width shows."""
+    return json.loads(said(text, LOOK, width, folder))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_of_a_run_can_be_read(width, tmp_path):
     text = cost_page.page(report(30))

@@ -38,7 +38,7 @@ def check(fmt, rate, words=MAX_WORDS):
     memory = simulated_board.board_memory(program.size)
     cable = BadCable(simulated_board.simulated_port(SPEC, memory), rate, seed=11)
     link = SerialLink(cable, LinkSetup(words=words))
-    run = OnBoard.of(SPEC, SerialBoard(link)).run(program, inputs, MEMORY_SETTINGS)
+    run = OnBoard(SPEC, SerialBoard(link)).run(program, inputs, MEMORY_SETTINGS)
     kept = tuple(s.name for s in program.of("output", "kept") if s.name in found.tensors)
     expected, _ = sim.run(SPEC, found, inputs, keep=kept)
     assert set(found.outputs) <= set(run.tensors) and len(expected) > 3

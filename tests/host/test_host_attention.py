@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from attention_cases import AttentionBuilder, attention_network
 from host_builder import FORMATS, SPECS, spec
+from host_runs import check, run
 from opennpe.golden import commands as C
 from opennpe.golden import hazards, program, reference
 from opennpe.golden import layers as L
@@ -26,30 +27,6 @@ from sparse_cases import SparseBuilder
 CHUNK, CHUNKS = 24, 5
 SQUARE = ("2x2", "4x4", "tiny")
 REFUSED = (CompileError, FormatError, AccumulatorError)
-
-
-def run(spec, network, inputs, keep="all", **options):
-    """The program, the commands that ran and the tensors they left outside."""
-    held = compile(network, spec, keep, **options)
-    memory = held.memory(inputs)
-    done = Machine(spec).run(memory, held.address, held.lines, held.window)
-    return held, [e.command for e in done], held.results(memory)
-
-
-def check(spec, network, inputs, **options):
-    """Run, compare every tensor kept, look for races; kinds of the execs."""
-    expected = reference.evaluate(spec, network, inputs)
-    _, commands, found = run(spec, network, inputs, **options)
-    compared = 0
-    for name, codes in found.items():
-        if name in expected:
-            assert codes.shape == expected[name].shape
-            wrong = np.argwhere(codes != expected[name])
-            assert not wrong.size, f"{name} at {wrong[0].tolist()}"
-            compared += 1
-    assert compared
-    hazards.check(spec, commands)
-    return Counter(C.KINDS[c["kind"]] for c in commands if c.op == "exec")
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from attention_cases import AttentionBuilder
 from host_cases import SPECS, random_network
+from host_runs import check
 from opennpe.golden import commands as C
-from opennpe.golden import hazards, reference
 from opennpe.golden.errors import (
     AccumulatorError,
     CompileError,
@@ -16,7 +16,6 @@ from opennpe.golden.errors import (
     FormatError,
     ProgramError,
 )
-from opennpe.golden.machine import Machine
 from opennpe.golden.registers import capabilities
 from opennpe.golden.spec import OPTIONAL_KINDS
 from opennpe.host import backends
@@ -32,23 +31,6 @@ HAS = "which {} has no gates for: choose a spec that has them, such as STRICT_4X
 
 def without(kind):
     return replace(FULL, name="less", kinds=tuple(k for k in OPTIONAL_KINDS if k != kind))
-
-
-def check(own, network, inputs, sparse="auto"):
-    """Run, compare every tensor kept, look for races; kinds of the execs."""
-    expected = reference.evaluate(own, network, inputs)
-    held = compile(network, own, "all", sparse)
-    memory = held.memory(inputs)
-    done = [e.command for e in Machine(own).run(memory, held.address, held.lines, held.window)]
-    compared = 0
-    for name, codes in held.results(memory).items():
-        if name in expected:
-            wrong = np.argwhere(codes != expected[name])
-            assert not wrong.size, f"{name} at {wrong[0].tolist()}"
-            compared += 1
-    assert compared
-    hazards.check(own, done)
-    return Counter(C.KINDS[c["kind"]] for c in done if c.op == "exec")
 
 
 def network_of(kind):

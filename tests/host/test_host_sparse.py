@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from host_builder import FORMATS, SPECS, spec
-from opennpe.golden import catalog, hazards, microops, reference
+from host_runs import check, kinds
+from opennpe.golden import catalog, microops, reference
 from opennpe.golden import commands as C
 from opennpe.golden.errors import (
     AccumulatorError,
@@ -26,28 +27,6 @@ from sparse_cases import SparseBuilder, sparse_network
 CHUNK, CHUNKS = 60, 5
 NAMES = ("2x2", "4x4", "3x4", "stream", "tiny", "bands", "5x16")
 REFUSED = (CompileError, FormatError, AccumulatorError)
-
-
-def kinds(commands):
-    return Counter(C.KINDS[c["kind"]] for c in commands if c.op == "exec")
-
-
-def check(own, network, inputs, sparse):
-    """Run, compare every tensor kept, look for races; kinds of the execs."""
-    expected = reference.evaluate(own, network, inputs)
-    held = compile(network, own, "all", sparse)
-    memory = held.memory(inputs)
-    done = [e.command for e in Machine(own).run(memory, held.address, held.lines, held.window)]
-    compared = 0
-    for name, codes in held.results(memory).items():
-        if name in expected:
-            assert codes.shape == expected[name].shape
-            wrong = np.argwhere(codes != expected[name])
-            assert not wrong.size, f"{name} at {wrong[0].tolist()}"
-            compared += 1
-    assert compared
-    hazards.check(own, done)
-    return kinds(done)
 
 
 @pytest.mark.parametrize("sparse", ["always", "auto", "bytes"])

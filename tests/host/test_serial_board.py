@@ -105,7 +105,7 @@ def compare(on_board, network, program, seeds):
 
 
 def board_over(transport, setup=None):
-    return OnBoard.of(SPEC, SerialBoard(SerialLink(transport, setup)))
+    return OnBoard(SPEC, SerialBoard(SerialLink(transport, setup)))
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def test_the_top_that_is_synthesised(program):
     """Characters in, characters out: the simulator's bits, the cycle model's counters."""
     on_board = board_over(simulated_board.simulated_port(SPEC))
     link = on_board.board.link
-    assert on_board.clock_hz == simulated_board.CLOCK_HZ
-    assert on_board.memory_bytes == simulated_board.MEMORY_BYTES
+    assert on_board.board.clock_hz == simulated_board.CLOCK_HZ
+    assert on_board.board.memory_bytes == simulated_board.MEMORY_BYTES
     counters = compare(on_board, *program, (1, 2))
     assert counters == cycles(SPEC, program[1], MEMORY_SETTINGS).counters
     assert link.counts.repeated == link.counts.timeouts == link.counts.broken == 0

@@ -39,7 +39,7 @@ def differences(engine: Replayer, batch: Batch, underflow: str, seed: int | None
     """The first sums that differ from golden, in hex; codes of lanes not in use must be 0."""
     expected = expect(batch, underflow)
     codes = run(engine, batch, underflow, seed).codes
-    wrong = np.where(expected.used, expected.defined & (codes != expected.codes), codes != 0)
+    wrong = expected.wrong(codes)
     found = []
     for s, lane in np.argwhere(wrong)[:5]:
         at = slice(batch.start[s], min(batch.start[s + 1], batch.start[s] + 4))

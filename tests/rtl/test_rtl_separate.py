@@ -44,9 +44,7 @@ def wrong(units: Replayer, sums: Batch, underflow: str, seed: int | None) -> int
     expected = expect(sums, underflow)
     given = {field.name: getattr(sums, field.name) for field in fields(Batch)}
     codes = units.run(**given, underflow=underflow, idle_seed=seed).codes
-    return int(
-        np.where(expected.used, expected.defined & (codes != expected.codes), codes != 0).sum()
-    )
+    return int(expected.wrong(codes).sum())
 
 
 def test_every_format_and_changes_between_them_are_golden(text, tmp_path):
