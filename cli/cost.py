@@ -18,6 +18,7 @@ from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.cost import ENGINES, is_whole, memories_of, technology
 from opennpe.sim.cost_peak import Peak, peaks
 from opennpe.sim.cost_types import OPERATIONS, Cost, Options
+from opennpe.sim.roofs import peak_gops
 from opennpe.tech import coefficients
 from opennpe.tech.areas import SpecArea
 from opennpe.tech.figures import Figure, worst
@@ -159,10 +160,7 @@ def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
         at_28 = _at_28(area)
     except DataError as error:
         cautions.append(f"no figures at 28 nm: {error}")
-    peak = {
-        name: OPERATIONS * spec.array.macs_per_cycle(name) * clock_hz / 1e9
-        for name in spec.mac.formats
-    }
+    peak = {name: peak_gops(spec, name, clock_hz) for name in spec.mac.formats}
     most = _peaks(spec, area, clock_hz, held, cautions)
     return SpecCost(spec, area, held, at_28, peak, tuple(cautions), most)
 

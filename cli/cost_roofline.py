@@ -12,7 +12,8 @@ from html import escape
 from typing import Any
 
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.sim.cost_types import OPERATIONS, Cost
+from opennpe.sim.cost_types import Cost
+from opennpe.sim.roofs import bus_bytes_per_second, peak_gops
 
 __all__ = ["NARROW", "WIDE", "Roofline", "drawing", "roofline", "standalone"]
 
@@ -63,10 +64,7 @@ class Roofline:
 
 def roofline(run: Cost, spec: CoprocessorSpec) -> Roofline:
     """The roofs of a spec at the run's clock, and its layers."""
-    roofs = {
-        name: OPERATIONS * spec.array.macs_per_cycle(name) * run.clock_hz / 1e9
-        for name in spec.mac.formats
-    }
+    roofs = {name: peak_gops(spec, name, run.clock_hz) for name in spec.mac.formats}
     points, absent = [], []
     for number, row in enumerate(run.layers, 1):
         if row.intensity and row.gops:
@@ -74,7 +72,7 @@ def roofline(run: Cost, spec: CoprocessorSpec) -> Roofline:
         else:
             absent.append(row.name)
     used = tuple(dict.fromkeys(row.format for row in run.layers if row.macs and row.format))
-    bandwidth = spec.memory.bus_bits / 8 * run.clock_hz / 1e9
+    bandwidth = bus_bytes_per_second(spec, run.clock_hz) / 1e9
     return Roofline(bandwidth, roofs, used, tuple(points), tuple(absent))
 
 

@@ -22,6 +22,7 @@ from opennpe.sim.cost_types import (
     Options,
     Technology,
 )
+from opennpe.sim.roofs import bus_bytes_per_second, peak_gops
 from opennpe.sim.workload import LayerWork, Workload
 from opennpe.tech import areas, coefficients
 from opennpe.tech.areas import Block, SpecArea
@@ -295,21 +296,17 @@ def _layer_cost(
     used = row.macs / (row.cycles * peak) if peak and row.cycles else None
     roof, bound = None, ""
     if peak:
-        compute = OPERATIONS * peak * clock / 1e9
+        compute = peak_gops(spec, row.format, clock)
         roof, bound = compute, "compute"
         if external_bytes:
-            memory_roof = OPERATIONS * row.macs / external_bytes * _bandwidth(spec, clock) / 1e9
+            intensity = OPERATIONS * row.macs / external_bytes
+            memory_roof = intensity * bus_bytes_per_second(spec, clock) / 1e9
             if memory_roof < compute:
                 roof, bound = memory_roof, "memory"
     return LayerCost(
         row.name, row.format, row.cycles, seconds, row.macs, used, energy, external_bytes, roof,
         bound,
     )  # fmt: skip
-
-
-def _bandwidth(spec: CoprocessorSpec, clock: float) -> float:
-    """Bytes a second over the bus, one way."""
-    return spec.memory.bus_bits / 8 * clock
 
 
 def _total(

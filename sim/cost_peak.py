@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from opennpe.golden import formats
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.cost_types import OPERATIONS
+from opennpe.sim.roofs import peak_gops
 from opennpe.sim.word_activity import Sums, count
 from opennpe.tech.coefficients import Coefficients
 from opennpe.tech.figures import Figure
@@ -71,7 +72,7 @@ def peaks(
     clock = f"at {clock_hz / 1e6:.4g} MHz, {area_um2.source}"
     for name in spec.mac.formats:
         macs, lanes = spec.array.macs_per_cycle(name), spec.array.engine.lanes(name)
-        gops = Figure(OPERATIONS * macs * clock_hz / 1e9, "GOPS", "measured", clock)
+        gops = Figure(peak_gops(spec, name, clock_hz), "GOPS", "measured", clock)
         step: Figure | None = None
         efficiency: Figure | None = None
         if energies is not None and name in energies.energy_fj:
