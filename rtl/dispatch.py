@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Signal, Value
+from amaranth.hdl import Array, Cat, Module, ResetInserter, Signal, Value
 from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from opennpe.golden.commands import FIELDS, OPS, TARGETS, UNITS, WAITS, unit_count
@@ -72,31 +72,19 @@ class Queue(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        layout = command_layout(self.op)
-        entries = [Signal(layout, name=f"entry{i}", reset_less=True) for i in range(self.depth)]
-        level = Signal(range(self.depth + 1))
-        head = entries[0]
+        # Small memories that read at once: shifting registers cost five times the look-up tables.
+        fifo = SyncFIFO(width=command_layout(self.op).size, depth=self.depth)
+        m.submodules.entries = ResetInserter(self.clear)(fifo)
         ready = Signal()
-        m.d.comb += ready.eq(reached(head, self.counts))
-        pushed, popped = Signal(), Signal()
         m.d.comb += [
-            self.push.ready.eq(level != self.depth),
-            self.pop.valid.eq(level.any() & ready & ~self.halt),
-            self.pop.payload.eq(head),
-            pushed.eq(self.push.valid & self.push.ready),
-            popped.eq(self.pop.valid & self.pop.ready),
+            self.push.ready.eq(fifo.w_rdy),
+            fifo.w_en.eq(self.push.valid),
+            fifo.w_data.eq(self.push.payload),
+            ready.eq(reached(self.pop.payload, self.counts)),
+            self.pop.valid.eq(fifo.r_rdy & ready & ~self.halt),
+            self.pop.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.pop.valid & self.pop.ready),
         ]
-        with m.If(popped):
-            for entry, behind in pairwise(entries):
-                m.d.sync += entry.eq(behind)
-        place = Signal(range(self.depth + 1))
-        m.d.comb += place.eq(level - popped)
-        for i, entry in enumerate(entries):
-            with m.If(pushed & (place == i)):
-                m.d.sync += entry.eq(self.push.payload)
-        m.d.sync += level.eq(level + pushed - popped)
-        with m.If(self.clear):
-            m.d.sync += level.eq(0)
         return m
 
 
