@@ -58,12 +58,17 @@ class MacSpec:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One SIMD engine: a word of operands in, one accumulator a lane, one shared round unit."""
+    """One SIMD engine: a word of operands in, one accumulator a lane, one shared round unit.
+
+    ``leading_stage``: a register between finding a sum's leading bits and moving them to the top.
+    A cycle more of latency for a shorter longest path, which FPGAs need.
+    """
 
     mac: MacSpec = field(default_factory=MacSpec)
     word_bits: int = 16
     accumulator_bits: int = GROUP_BITS
     shift_bits: int = 10
+    leading_stage: bool = False
 
     def __post_init__(self) -> None:
         for name in self.mac.formats:
@@ -98,7 +103,8 @@ class EngineSpec:
     @property
     def stages(self) -> tuple[str, ...]:
         """Pipeline stages in order; no stage holds more than one step."""
-        return ("decode", "multiply", "align", "accumulate", "normalise", "round")
+        lead = ("lead",) if self.leading_stage else ()
+        return ("decode", "multiply", "align", "accumulate", *lead, "normalise", "round")
 
     @property
     def latency(self) -> int:

@@ -1,7 +1,8 @@
 """The SIMD multiply-accumulate engine: streams of operand words in, one code a lane out.
 
 A register follows every step; the prefix of a signal names the step whose result it is:
-``d_`` decode, ``m_`` multiply, ``l_`` align, ``a_`` accumulate, ``n_`` normalise, ``r_`` round.
+``d_`` decode, ``m_`` multiply, ``l_`` align, ``a_`` accumulate, ``lead_`` lead where the
+specification has that step, ``n_`` normalise, ``r_`` round.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Engine(wiring.Component):
         bits = self.spec.accumulator_bits
         decode = Decode(), Decode()
         multiply, align, accumulate = Multiply(), Align(bits), Accumulate(bits)
-        normalise = Normalise(bits, self.spec.shift_bits)
+        normalise = Normalise(bits, self.spec.shift_bits, self.spec.leading_stage)
         rounding = Round(normalise.scale_bits)
         for name, block in (
             ("decode_a", decode[0]),
@@ -296,16 +297,31 @@ class Engine(wiring.Component):
         ]
         with m.If(move & a.draining & (a.lane == 0) & ~a.pair.whole):
             m.d.sync += [a_held.eq(a.total[slot:]), a_nan_held.eq(a.nan[1:])]
-        n_valid = _control("n_valid", 1)
         begin = {"out": self.begin["out"]} if self.begin else None
+        valid = a.draining
+        leaves = Signal(Leaves)
+        m.d.comb += [
+            leaves.lane.eq(a.lane),
+            leaves.last.eq(a.lane == a.pair.last_lane),
+            leaves.out.eq(a.out),
+        ]
+        if self.spec.leading_stage:
+            m.d.comb += block.take.eq(move & valid)
+            lead_valid, lead = _control("lead_valid", 1), _held("lead", Leaves, begin)
+            with m.If(move):
+                m.d.sync += lead_valid.eq(valid)
+            with m.If(move & valid):
+                m.d.sync += lead.eq(leaves)
+            valid, leaves = lead_valid, lead
+        n_valid = _control("n_valid", 1)
         n_sum = _held("n_sum", _normalised(block.scale_bits), begin)
         with m.If(move):
-            m.d.sync += n_valid.eq(a.draining)
-        with m.If(move & a.draining):
+            m.d.sync += n_valid.eq(valid)
+        with m.If(move & valid):
             m.d.sync += [
-                n_sum.lane.eq(a.lane),
-                n_sum.last.eq(a.lane == a.pair.last_lane),
-                n_sum.out.eq(a.out),
+                n_sum.lane.eq(leaves.lane),
+                n_sum.last.eq(leaves.last),
+                n_sum.out.eq(leaves.out),
                 n_sum.negative.eq(block.negative),
                 n_sum.zero.eq(block.zero),
                 n_sum.nan.eq(block.nan_out),
@@ -339,6 +355,10 @@ class Engine(wiring.Component):
                 r_result.last.eq(n_sum.last),
             ]
         m.d.comb += [self.results.valid.eq(r_valid), self.results.payload.eq(r_result)]
+
+
+Leaves = data.StructLayout({"lane": 2, "last": 1, "out": 2})
+"""What goes beside a lane's sum through normalise."""
 
 
 def _normalised(scale_bits: int) -> data.StructLayout:

@@ -30,20 +30,25 @@ class Normalise(wiring.Component):
 
     The lane stays in its slots, everything else reads as zeros. The first bit that differs from
     the sign is found by segments, then inside one; only as many bits as a rounding looks at are
-    moved, the rest leaves one bit that says whether any was set.
+    moved, the rest leaves one bit that says whether any was set. Combinational, but for the
+    registers of ``leading_stage`` between the first half of this and the second.
 
     Attributes:
         total: In, the accumulator, for lane 0. held: In, its slots from 1 up, for the others.
         nan, nan_held: In, NaR flags of the slots likewise.
         lane: In. pair: In. shift: In, signed.
+        take: In, with ``leading_stage`` only: its registers take what is there.
         negative, zero, nan_out, scale, fraction, sticky: Out, for
             :class:`opennpe.rtl.codec.Round`.
     """
 
     module_name = "normalise"
 
-    def __init__(self, accumulator_bits: int, shift_bits: int) -> None:
+    def __init__(
+        self, accumulator_bits: int, shift_bits: int, leading_stage: bool = False
+    ) -> None:
         self.bits, self.shift_bits = accumulator_bits, shift_bits
+        self.leading_stage = leading_stage
         self.scale_bits = max(shift_bits, SCALE_FLOOR) + 1
         super().__init__(
             {
@@ -60,6 +65,7 @@ class Normalise(wiring.Component):
                 "scale": Out(self.scale_bits),
                 "fraction": Out(FRACTION_BITS),
                 "sticky": Out(1),
+                **({"take": In(1)} if leading_stage else {}),
             }
         )
 
@@ -96,23 +102,34 @@ class Normalise(wiring.Component):
             m.d.comb += some.eq(occupied[i] | (filled[0] if filled else 0))
             filled.insert(0, some)
         window, sticky_below = self._window(m, segments, filled, leads)
-        fine, picked, lost = self._fine(m, window, sign)
+        negative, found = self._held(m, "negative", sign), self._held(m, "found", before)
+        fine, picked, lost = self._fine(m, self._held(m, "window", window), negative)
         bits = [
             Cat(*(lead for i, lead in enumerate(leads) if i >> bit & 1)).any()
             for bit in range((count - 1).bit_length())
         ]
-        passed = Cat(fine, *bits, ~before, Const(0, 1))
+        segment = self._held(m, "segment", Cat(*bits))
+        passed = Cat(fine, segment, ~found, Const(0, 1))
+        nan = Mux(begins[0], self.nan, self._held_nan(begins))
+        scale = self._unit(m).as_signed() + self.shift.as_signed()
         m.d.comb += [
-            self.nan_out.eq(Mux(begins[0], self.nan, self._held_nan(begins))),
-            self.negative.eq(sign),
-            self.zero.eq(~before & ~sign),
+            self.nan_out.eq(self._held(m, "nan", nan)),
+            self.negative.eq(negative),
+            self.zero.eq(~found & ~negative),
             self.fraction.eq(picked[:-1]),
-            self.sticky.eq(sticky_below | lost),
-            self.scale.eq(
-                (self._unit(m).as_signed() + self.shift.as_signed()) + ~passed.as_signed()
-            ),
+            self.sticky.eq(self._held(m, "below", sticky_below) | lost),
+            self.scale.eq(self._held(m, "scale", scale) + ~passed.as_signed()),
         ]
         return m
+
+    def _held(self, m: Module, name: str, value: Value) -> Value:
+        """What goes on through a register of the leading stage, if there is one."""
+        if not self.leading_stage:
+            return value
+        held = Signal(value.shape(), name=f"lead_{name}", reset_less=True)
+        with m.If(self.take):
+            m.d.sync += held.eq(value)
+        return held
 
     def _slots(self, m: Module) -> tuple[list[Value], list[Value]]:
         """The lane in its slots, zeros in the others; and a flag where it begins."""
