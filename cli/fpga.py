@@ -17,7 +17,7 @@ Name = Annotated[str, typer.Argument(metavar="BOARD", help="A board; `opennpe fp
 Spec = Annotated[str, typer.Option("--spec", help="What goes there, a name of the catalog.")]
 Design = Annotated[
     str | None,
-    typer.Option(help="coprocessor, or engine: one engine between registers."),
+    typer.Option(help="coprocessor; or engine, or separate: one unit between registers."),
 ]
 Freq = Annotated[float | None, typer.Option("--freq", min=0.1, help="MHz of the design's clock.")]
 Seeds = Annotated[str, typer.Option(help="Of placement, tried in turn until the clock is reached.")]
