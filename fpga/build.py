@@ -91,7 +91,7 @@ def component(board: Board, spec: CoprocessorSpec, design: str, hz: float) -> wi
         SpecError: a specification without gates, or a clock that the link's rate does not divide.
     """
     if design != "coprocessor":
-        return Wrapped(comparison.units(spec.engine)[design])
+        return Wrapped(comparison.unit(spec.engine, design))
     from opennpe.rtl.board_top import BoardTop
 
     return BoardTop(spec, hz, board.baud, board.memory_bytes)
@@ -125,7 +125,7 @@ def check_size(board: Board, spec: CoprocessorSpec, design: str) -> None:
     counted = utilisation.count_verilog(
         board.made_of,
         verilated.remembered(
-            lambda: verilog.convert(comparison.units(spec.engine)[unit], verilog.TOP),
+            lambda: verilog.convert(comparison.unit(spec.engine, unit), verilog.TOP),
             *(unit, repr(spec.engine)),
         ),
         verilog.TOP,

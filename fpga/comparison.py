@@ -9,15 +9,20 @@ from opennpe.fpga import families, utilisation
 from opennpe.fpga.progress import Progress
 from opennpe.golden.spec import CoprocessorSpec, EngineSpec
 
-__all__ = ["compare", "notes", "units"]
+__all__ = ["UNITS", "compare", "notes", "unit"]
+
+UNITS = ("engine", "separate")
 
 
-def units(spec: EngineSpec) -> dict[str, wiring.Component]:
-    """The engine, and the separate MACs."""
-    from opennpe.rtl.engine import Engine
+def unit(spec: EngineSpec, name: str) -> wiring.Component:
+    """The engine, or the separate MACs."""
+    if name == "engine":
+        from opennpe.rtl.engine import Engine
+
+        return Engine(spec)
     from opennpe.rtl.separate import Separate
 
-    return {"engine": Engine(spec), "separate": Separate(spec)}
+    return Separate(spec)
 
 
 def compare(
@@ -31,14 +36,13 @@ def compare(
     chosen = [families.get(name) for name in names or families.FAMILIES]
     rows = []
     for family in chosen:
-        built = units(spec.engine)
-        progress.stage(family.title, len(built))
-        for unit, block in built.items():
-            counted = utilisation.count(family, block)
+        progress.stage(family.title, len(UNITS))
+        for name in UNITS:
+            counted = utilisation.count(family, unit(spec.engine, name))
             rows.append(
                 {
                     "family": family.name,
-                    "unit": unit,
+                    "unit": name,
                     "estimate": counted.estimate,
                     **counted.kinds,
                     "cells": dict(counted.cells),

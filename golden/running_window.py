@@ -13,7 +13,7 @@ Cheaper to clock than :mod:`opennpe.golden.window`, which normalises after every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from numpy.typing import ArrayLike
 from opennpe.golden import codec, formats, mac
@@ -52,27 +52,27 @@ class RunningWindow:
     name: str
     bits: int
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Bits of the total."""
         return lane_bits(self.name, self.bits)
 
-    @property
+    @cached_property
     def exact(self) -> bool:
         """Whether it stands still, because nothing lies outside."""
         return self.width == exact_bits(self.name)
 
-    @property
+    @cached_property
     def room(self) -> int:
         """Bits of the total below the headroom: magnitudes of products lie under ``2**room``."""
         return self.width - 1 - HEADROOM
 
-    @property
+    @cached_property
     def grid(self) -> int:
         """Exponent of the lowest bit of any product."""
         return mac.grid_exponent(self.name, self.name)
 
-    @property
+    @cached_property
     def floor(self) -> int:
         """Lowest anchor: the window's lowest bit is the grid's."""
         return self.grid + self.room - 2
@@ -96,10 +96,10 @@ class RunningWindow:
 
     def product(self, code_a: int, code_b: int) -> tuple[int, int, bool]:
         """A product in units of the grid, the sum of its exponents, and whether it is NaR."""
-        value, nan = mac.multiply(self.name, self.name, code_a, code_b)
-        if not value:
-            return 0, self.floor, nan
-        return value, _scale(self.name, code_a) + _scale(self.name, code_b), nan
+        value_a, scale_a, nan_a = _operand(self.name, code_a)
+        value_b, scale_b, nan_b = _operand(self.name, code_b)
+        value = value_a * value_b
+        return value, scale_a + scale_b if value else self.floor, nan_a or nan_b
 
 
 def dot(
@@ -139,10 +139,14 @@ def dot(
     return mac.round_sum(target, total, window.unit(anchor) + shift, bad, underflow)
 
 
-def _scale(name: str, code: int) -> int:
-    """Exponent of a nonzero number's leading bit."""
-    u = codec.unpack(formats.get(name), code)
-    return u.exponent + u.significand.bit_length() - 1
+@lru_cache(maxsize=1 << 17)
+def _operand(name: str, code: int) -> tuple[int, int, bool]:
+    """A code in units of its format's grid, the exponent of its leading bit, and NaR."""
+    fmt = formats.get(name)
+    u = codec.unpack(fmt, code)
+    if u.kind != "finite" or not u.significand:
+        return 0, 0, u.kind != "finite"
+    return codec.to_fixed(u, fmt.lsb_exponent), u.exponent + u.significand.bit_length() - 1, False
 
 
 def _cut(value: int, places: int) -> int:

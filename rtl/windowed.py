@@ -11,14 +11,13 @@ from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
-from amaranth.utils import ceil_log2
 from opennpe.golden import formats
 from opennpe.golden.running_window import RunningWindow
 from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Round
 from opennpe.rtl.hierarchy import place
-from opennpe.rtl.lanes import FRACTION_BITS, SEGMENT, SLOTS, WHOLE, grid_exponent
+from opennpe.rtl.lanes import FRACTION_BITS, SEGMENT, SLOTS, grid_exponent
 from opennpe.rtl.normalise import Normalise
 from opennpe.rtl.window_lane import (
     Shapes,
@@ -279,9 +278,7 @@ class Unit(wiring.Component):
             ]
         return n_valid, n_sum
 
-    def _round(
-        self, m: Module, platform: Any, move: Signal, n_valid: Signal, n_sum: Any
-    ) -> None:
+    def _round(self, m: Module, platform: Any, move: Signal, n_valid: Signal, n_sum: Any) -> None:
         block = Round(len(n_sum.scale))
         block.module_name = f"round_{len(n_sum.scale)}"
         place(m, platform, "round", block)
