@@ -9,6 +9,7 @@ from pathlib import Path
 import bench_streams as streams
 import numpy as np
 import pytest
+from amaranth.sim import Simulator
 from bench_batch import INDEX, LANE_COUNT, Batch, concat
 from bench_expected import lane_codes
 from opennpe.golden import catalog, formats, running_window
@@ -25,6 +26,7 @@ NAMES = SPEC.engine.mac.formats
 SUMS, LONGEST, WORDS = 1_750, 12, 10_000
 
 
+@lru_cache(maxsize=4)
 def text_of(bits: int) -> str:
     units = windowed.units(SPEC.engine, bits)
     return verilog.convert(Separate(SPEC.engine, units), verilog.TOP)
@@ -95,7 +97,9 @@ def wrong(units: Replayer, name: str, bits: int, underflow: str, seed: int | Non
     return int((found[:, : want.shape[1]] != want).sum() + (found[:, want.shape[1] :] != 0).sum())
 
 
-@pytest.mark.parametrize("bits", [32, 48, 64, 128])
+@pytest.mark.parametrize(
+    "bits", [32, *(pytest.param(bits, marks=pytest.mark.regress) for bits in (48, 64, 128))]
+)
 def test_every_unit_is_golden_with_and_without_pauses(bits, tmp_path):
     units = replayer(text_of(bits), tmp_path)
     for name in NAMES:
@@ -125,7 +129,60 @@ def test_a_total_that_does_not_follow_the_anchor_is_seen(tmp_path, monkeypatch):
 
     down = window_lane.down
     monkeypatch.setattr(windowed, "down", stuck)
-    assert wrong(replayer(text_of(48), tmp_path), "posit16", 48, "zero", None)
+    text = verilog.convert(windowed.Unit(SPEC.engine, "posit16", 48), verilog.TOP)
+    assert wrong(replayer(text, tmp_path), "posit16", 48, "zero", None)
+
+
+def test_a_unit_of_one_lane_is_lane_0_of_a_unit_of_many():
+    """What the other lanes' operands and biases are does not matter."""
+    name, bits = "posit8", 32
+    sums = batch(name, bits)[0].take(np.arange(150))
+    unit = windowed.Unit(SPEC.engine, name, bits, lanes=1)
+    found: list[int] = []
+
+    async def words(ctx):
+        for s in range(len(sums)):
+            for k in range(int(sums.start[s]), last := int(sums.start[s + 1])):
+                a, b = int(sums.words_a[k]), int(sums.words_b[k])
+                ends = {"first": k == sums.start[s], "last": k == last - 1}
+                await stream_put(ctx, unit.words, {"a": a, "b": b, **ends})
+
+    async def biases(ctx):
+        for low, high in sums.bias:
+            await stream_put(ctx, unit.biases, int(high) << 64 | int(low))
+
+    async def shifts(ctx):
+        for shift in sums.shift[:, 0]:
+            await stream_put(ctx, unit.shifts, int(shift) & (1 << SPEC.engine.shift_bits) - 1)
+
+    async def results(ctx):
+        ctx.set(unit.underflow_zero, 1)
+        while len(found) < len(sums):
+            result = await stream_get(ctx, unit.results)
+            assert result.last and not result.lane
+            found.append(result.code)
+
+    simulator = Simulator(unit)
+    simulator.add_clock(1e-6)
+    for bench in (words, biases, shifts):
+        simulator.add_testbench(bench, background=True)
+    simulator.add_testbench(results)
+    simulator.run()
+    assert found == list(expected(name, bits, "zero")[: len(sums), 0])
+
+
+async def stream_put(ctx, stream, payload):
+    ctx.set(stream.payload, payload)
+    ctx.set(stream.valid, 1)
+    await ctx.tick().until(stream.ready)
+    ctx.set(stream.valid, 0)
+
+
+async def stream_get(ctx, stream):
+    ctx.set(stream.ready, 1)
+    (payload,) = await ctx.tick().sample(stream.payload).until(stream.valid)
+    ctx.set(stream.ready, 0)
+    return payload
 
 
 def test_a_window_too_narrow_is_refused():
