@@ -142,9 +142,10 @@ def test_a_unit_of_one_lane_is_lane_0_of_a_unit_of_many():
 
     async def words(ctx):
         for s in range(len(sums)):
-            for k in range(int(sums.start[s]), last := int(sums.start[s + 1])):
+            first, last = int(sums.start[s]), int(sums.start[s + 1]) - 1
+            for k in range(first, last + 1):
                 a, b = int(sums.words_a[k]), int(sums.words_b[k])
-                ends = {"first": k == sums.start[s], "last": k == last - 1}
+                ends = {"first": int(k == first), "last": int(k == last)}
                 await stream_put(ctx, unit.words, {"a": a, "b": b, **ends})
 
     async def biases(ctx):
