@@ -1,4 +1,4 @@
-"""One unit in every family of FPGAs: the engine, and the separate MACs that it replaces."""
+"""One unit in every family of FPGAs: the engine, and separate MACs that it replaces."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from opennpe.golden.spec import CoprocessorSpec, EngineSpec
 
 __all__ = ["UNITS", "compare", "notes", "unit"]
 
-UNITS = ("engine", "separate")
+UNITS = ("engine", "separate", "just-exact", "window-48", "one-lane")
+"""The engine; separate MACs as wide as its accumulator, as is exact, as a window, of one lane."""
 
 
 def unit(spec: EngineSpec, name: str) -> wiring.Component:
-    """The engine, or the separate MACs."""
+    """One of :data:`UNITS`."""
     if name == "engine":
         from opennpe.rtl.engine import Engine
 
         return Engine(spec)
     from opennpe.rtl.separate import Separate
+    from opennpe.rtl.windowed import units
 
-    return Separate(spec)
+    if name == "separate":
+        return Separate(spec)
+    bits = 48 if name == "window-48" else spec.accumulator_bits
+    return Separate(spec, units(spec, bits, 1 if name == "one-lane" else None))
 
 
 def compare(
@@ -53,16 +58,16 @@ def compare(
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What the figures are, and ratios of separate MACs to the engine."""
+    """What the figures are, and ratios of the others to the engine."""
     lines = []
     guessed = sorted({row["family"] for row in rows if row["estimate"]})
     if guessed:
         lines.append(f"{', '.join(guessed)}: estimates, the maker's own tool packs closer")
     for name in dict.fromkeys(row["family"] for row in rows):
         mine = {row["unit"]: row for row in rows if row["family"] == name}
-        ratios = [mine["separate"][kind] / mine["engine"][kind] for kind in ("luts", "ffs")]
-        lines.append(
-            f"{name}: separate MACs take {ratios[0]:.2f} x the LUTs and {ratios[1]:.2f} x the "
-            "registers"
-        )
+        for other in UNITS[1:]:
+            luts, ffs = (mine[other][kind] / mine["engine"][kind] for kind in ("luts", "ffs"))
+            lines.append(
+                f"{name}: {other} takes {luts:.2f} x the engine's LUTs, {ffs:.2f} x its registers"
+            )
     return lines
