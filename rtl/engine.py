@@ -15,7 +15,7 @@ from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
 from opennpe.rtl.hierarchy import place
-from opennpe.rtl.lanes import FRACTION_BITS, PAIRS, SLOTS, Pair, Tag, pair_of
+from opennpe.rtl.lanes import FRACTION_BITS, PAIRS, SLOTS, WHOLE, Pair, Tag, pair_of
 from opennpe.rtl.mac import Accumulate, Align, Multiply, Operand, Product, addend_bits
 from opennpe.rtl.normalise import Normalise
 
@@ -44,7 +44,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Sums:
-    """The accumulator, and the finished sum whose lanes leave: ``draining`` and ``lane``."""
+    """The accumulator, and the finished sum whose lanes leave: ``draining`` and ``lane``.
+
+    ``fresh`` and ``waiting`` are what ``lane`` and ``pair`` say, as the normaliser asks for it.
+    """
 
     total: Signal
     nan: Signal
@@ -52,6 +55,8 @@ class Sums:
     out: Signal
     draining: Signal
     lane: Signal
+    fresh: Signal
+    waiting: Signal
 
 
 class Engine(wiring.Component):
@@ -88,6 +93,7 @@ class Engine(wiring.Component):
         self.spec = spec
         self.modes: tuple[Value, Value, Value] | None = None
         self.begin: dict[str, Any] = {}
+        self.begin_kind: tuple[int, int] = 0, 0
         if only is not None:
             self.module_name = f"engine_{only}"
             index = spec.mac.formats.index(only)
@@ -95,6 +101,7 @@ class Engine(wiring.Component):
             # A register that begins with the constant that it always takes is none.
             code = next(code for code, pair in PAIRS.items() if pair == (only, only))
             self.begin = {"pair": {"count": code & 3, "wide": code >> 2}, "out": index}
+            self.begin_kind = int(not code >> 2), int(PAIRS[code][0] == WHOLE)
         super().__init__(ports.engine_signature(spec))
 
     def _modes(self) -> tuple[Value, Value, Value]:
@@ -129,6 +136,7 @@ class Engine(wiring.Component):
             place(m, platform, name, block)
         self._pace(m, move, taken, pair)
         d, d_a, d_b = self._decode(m, move, taken, pair, decode)
+        self._kinds(m, taken, pair, multiply)
         mul, m_product = self._multiply(m, move, d, d_a, d_b, multiply)
         al, l_addend = self._align(m, move, mul, m_product, align)
         a = self._accumulate(m, move, al, l_addend, accumulate)
@@ -202,6 +210,14 @@ class Engine(wiring.Component):
             ]
         return d, d_a, d_b
 
+    def _kinds(self, m: Module, taken: Signal, pair: Any, block: Multiply) -> None:
+        """Registers beside the tag's: the multiplier's slowest paths begin here."""
+        narrow, whole = self.begin_kind
+        d_narrow, d_whole = _held("d_narrow", 1, narrow), _held("d_whole", 1, whole)
+        with m.If(taken):
+            m.d.sync += [d_narrow.eq(pair.narrow), d_whole.eq(pair.whole)]
+        m.d.comb += [block.narrow.eq(d_narrow), block.whole.eq(d_whole)]
+
     def _pass(self, m: Module, move: Signal, words: Words, stage: str) -> Words:
         """What a stage hands on unchanged."""
         behind = Words.of(stage, self.begin)
@@ -218,7 +234,7 @@ class Engine(wiring.Component):
     def _multiply(
         self, m: Module, move: Signal, d: Words, d_a: Any, d_b: Any, block: Multiply
     ) -> tuple[Words, Any]:
-        m.d.comb += [block.a.eq(d_a), block.b.eq(d_b), block.pair.eq(d.tag.pair)]
+        m.d.comb += [block.a.eq(d_a), block.b.eq(d_b)]
         m_product = _held("m_product", Product)
         with m.If(move & d.valid & ~d.tag.nothing):
             m.d.sync += m_product.eq(block.product)
@@ -249,6 +265,8 @@ class Engine(wiring.Component):
             out=_held("a_out", 2, self.begin.get("out")),
             draining=_control("a_draining", 1),
             lane=_control("a_lane", 2),
+            fresh=_held("a_fresh", SLOTS - 1),
+            waiting=_held("a_waiting", SLOTS - 1),
         )
         enters, done = Signal(), Signal()
         fill = self.spec.accumulator_bits - len(l_addend)
@@ -278,7 +296,22 @@ class Engine(wiring.Component):
                 m.d.sync += a.draining.eq(0)
             with m.Else():
                 m.d.sync += a.lane.eq(a.lane + 1)
+            self._slots(m, done, al.tag.pair, a)
         return a
+
+    def _slots(self, m: Module, done: Signal, pair: Any, a: Sums) -> None:
+        """Where the next lane is, known a cycle before: the normaliser's slowest paths begin here.
+
+        Lane 0 is in the accumulator; behind it the second of two has two slots, of four each one.
+        """
+        second = Cat(a.pair.narrow, a.pair.half, a.pair.half)
+        with m.If(done):
+            m.d.sync += [a.fresh.eq(Cat(1, ~pair.narrow, pair.whole)), a.waiting.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                a.fresh.eq(0),
+                a.waiting.eq(Mux(a.fresh[0], second, a.waiting << 1)),
+            ]
 
     def _normalise(self, m: Module, move: Signal, a: Sums, block: Normalise) -> tuple[Signal, Any]:
         """Also moves aside the lanes that wait, because the next sum comes in behind."""
@@ -292,6 +325,9 @@ class Engine(wiring.Component):
             block.nan_held.eq(a_nan_held),
             block.lane.eq(a.lane),
             block.pair.eq(a.pair),
+            # Gates that synthesis makes large: registers would drive all these bits themselves.
+            block.fresh.eq(a.fresh & a.draining.replicate(len(a.fresh))),
+            block.waiting.eq(a.waiting & a.draining.replicate(len(a.waiting))),
             block.shift.eq(self.shifts.payload),
         ]
         with m.If(move & a.draining & (a.lane == 0) & ~a.pair.whole):

@@ -59,7 +59,7 @@ class Multiply(wiring.Component):
 
     Attributes:
         a, b: In, :data:`Operand`.
-        pair: In.
+        narrow, whole: In, of the pair; by themselves, because they reach far and come first.
         product: Out, :data:`Product`.
     """
 
@@ -67,7 +67,13 @@ class Multiply(wiring.Component):
 
     def __init__(self) -> None:
         super().__init__(
-            {"a": In(Operand), "b": In(Operand), "pair": In(Pair), "product": Out(Product)}
+            {
+                "a": In(Operand),
+                "b": In(Operand),
+                "narrow": In(1),
+                "whole": In(1),
+                "product": Out(Product),
+            }
         )
 
     def elaborate(self, platform: Any) -> Module:
@@ -78,8 +84,8 @@ class Multiply(wiring.Component):
         a_half = Signal(width)
         a_whole = Signal(width)
         m.d.comb += [
-            a_half.eq(Mux(self.pair.narrow, 0, a.significand)),
-            a_whole.eq(Mux(self.pair.whole, a.significand, 0)),
+            a_half.eq(Mux(self.narrow, 0, a.significand)),
+            a_whole.eq(Mux(self.whole, a.significand, 0)),
         ]
         rows = []
         for i in range(width):

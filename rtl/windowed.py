@@ -259,6 +259,7 @@ class Unit(wiring.Component):
         m.d.comb += [
             block.total.eq(Cat(Const(0, below), chosen.total)),
             Value.cast(block.pair).eq(WHOLE_PAIR),
+            block.fresh.eq(~0),
             block.nan.eq(chosen.nan),
             block.shift.eq(self.shifts.payload.as_signed() + unit),
         ]
