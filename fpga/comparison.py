@@ -7,6 +7,7 @@ from typing import Any
 from amaranth.lib import wiring
 from opennpe.fpga import families, utilisation
 from opennpe.fpga.progress import Progress
+from opennpe.golden.errors import SpecError
 from opennpe.golden.spec import CoprocessorSpec, EngineSpec
 
 __all__ = ["UNITS", "compare", "notes", "unit"]
@@ -31,18 +32,25 @@ def unit(spec: EngineSpec, name: str) -> wiring.Component:
 
 
 def compare(
-    spec: CoprocessorSpec, names: list[str] | None, progress: Progress
+    spec: CoprocessorSpec,
+    names: list[str] | None,
+    progress: Progress,
+    others: tuple[str, ...] = UNITS[1:],
 ) -> list[dict[str, Any]]:
-    """Cells of every unit in the families named, or in all.
+    """Cells of the engine and others of :data:`UNITS` in the families named, or in all.
 
     Raises:
         ToolError: an unknown family, or pyosys is missing.
+        SpecError: an unknown unit.
     """
+    for name in others:
+        if name not in UNITS[1:]:
+            raise SpecError(f"unknown unit '{name}': expected some of {', '.join(UNITS[1:])}")
     chosen = [families.get(name) for name in names or families.FAMILIES]
     rows = []
     for family in chosen:
-        progress.stage(family.title, len(UNITS))
-        for name in UNITS:
+        progress.stage(family.title, 1 + len(others))
+        for name in (UNITS[0], *others):
             counted = utilisation.count(family, unit(spec.engine, name))
             rows.append(
                 {
@@ -65,7 +73,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{', '.join(guessed)}: estimates, the maker's own tool packs closer")
     for name in dict.fromkeys(row["family"] for row in rows):
         mine = {row["unit"]: row for row in rows if row["family"] == name}
-        for other in UNITS[1:]:
+        for other in list(mine)[1:]:
             luts, ffs = (mine[other][kind] / mine["engine"][kind] for kind in ("luts", "ffs"))
             lines.append(
                 f"{name}: {other} takes {luts:.2f} x the engine's LUTs, {ffs:.2f} x its registers"
