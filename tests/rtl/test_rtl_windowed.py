@@ -13,7 +13,6 @@ from amaranth.sim import Simulator
 from bench_batch import INDEX, LANE_COUNT, Batch, concat
 from bench_expected import lane_codes
 from opennpe.golden import catalog, formats, running_window
-from opennpe.golden.errors import SpecError
 from opennpe.golden.running_window import RunningWindow
 from opennpe.rtl import verilog, window_lane, windowed
 from opennpe.rtl.replay import Replayer
@@ -184,8 +183,3 @@ async def stream_get(ctx, stream):
     (payload,) = await ctx.tick().sample(stream.payload).until(stream.valid)
     ctx.set(stream.ready, 0)
     return payload
-
-
-def test_a_window_too_narrow_is_refused():
-    with pytest.raises(SpecError, match="at least 32 bits, got 24"):
-        windowed.units(SPEC.engine, 24)
