@@ -17,7 +17,7 @@ Name = Annotated[str, typer.Argument(metavar="BOARD", help="A board; `opennpe fp
 Spec = Annotated[str, typer.Option("--spec", help="What goes there, a name of the catalog.")]
 Design = Annotated[
     str | None,
-    typer.Option(help="coprocessor, or engine: one engine between registers."),
+    typer.Option(help="coprocessor; or engine, or separate: one unit between registers."),
 ]
 Freq = Annotated[float | None, typer.Option("--freq", min=0.1, help="MHz of the design's clock.")]
 Seeds = Annotated[str, typer.Option(help="Of placement, tried in turn until the clock is reached.")]
@@ -147,10 +147,13 @@ def compare(
     family: Annotated[
         list[str] | None, typer.Option("--family", help="A family; all of them else.")
     ] = None,
+    unit: Annotated[
+        list[str] | None, typer.Option("--unit", help="Beside the engine; all of them else.")
+    ] = None,
     spec: Spec = "EDGE_1X1",
     as_json: Json = False,
 ) -> int:
-    """Count the cells of one engine in every family of FPGAs."""
+    """Count the cells of one engine in every family of FPGAs, and of what it replaces."""
     from opennpe.cli import fpga_tables, tables
     from opennpe.cli.main import _print_json
     from opennpe.cli.progress import reporter
@@ -158,7 +161,8 @@ def compare(
     from opennpe.golden import catalog
 
     with reporter() as progress:
-        rows = comparison.compare(catalog.get(spec), family or None, progress)
+        others = tuple(unit or comparison.UNITS[1:])
+        rows = comparison.compare(catalog.get(spec), family or None, progress, others)
     if as_json:
         _print_json(rows)
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.lib import wiring
-from opennpe.fpga import boards, place_route, plls, shell, toolchain, utilisation
+from opennpe.fpga import boards, comparison, place_route, plls, shell, toolchain, utilisation
 from opennpe.fpga.boards import Board
 from opennpe.fpga.place_route import Clock
 from opennpe.fpga.progress import Progress, Silent
@@ -22,8 +22,8 @@ from opennpe.rtl import verilated, verilog
 
 __all__ = ["DESIGNS", "Fit", "build", "check_size", "fit", "program"]
 
-DESIGNS = ("coprocessor", "engine")
-"""What goes on a board: a co-processor behind a serial link, or an engine between registers."""
+DESIGNS = ("coprocessor", "engine", "separate")
+"""What goes on a board: a co-processor behind a serial link, or a unit between registers."""
 SEED = "seed"
 SCHEMA = {"name": "opennpe.fpga.fit", "version": 1}
 SEEDS = (1, 2, 3)
@@ -90,10 +90,8 @@ def component(board: Board, spec: CoprocessorSpec, design: str, hz: float) -> wi
     Raises:
         SpecError: a specification without gates, or a clock that the link's rate does not divide.
     """
-    if design == "engine":
-        from opennpe.rtl.engine import Engine
-
-        return Wrapped(Engine(spec.engine))
+    if design != "coprocessor":
+        return Wrapped(comparison.unit(spec.engine, design))
     from opennpe.rtl.board_top import BoardTop
 
     return BoardTop(spec, hz, board.baud, board.memory_bytes)
@@ -108,7 +106,7 @@ def memory_bits(board: Board, spec: CoprocessorSpec) -> int:
 
 
 def check_size(board: Board, spec: CoprocessorSpec, design: str) -> None:
-    """Refuse what cannot fit before it is synthesised: by its memories, then by its engines alone.
+    """Refuse what cannot fit before it is synthesised: by its memories, then by its units alone.
 
     Raises:
         SpecError: too large; the message says by what.
@@ -122,18 +120,22 @@ def check_size(board: Board, spec: CoprocessorSpec, design: str) -> None:
                 f"{spec.name} needs at least {bits / 8192:.0f} KiB of block RAM, {board.title} has "
                 f"{board.memory_bits / 8192:.0f}: choose a smaller spec or another board"
             )
-    engines = spec.array.rows * spec.array.columns if design == "coprocessor" else 1
+    units = spec.array.rows * spec.array.columns if design == "coprocessor" else 1
+    unit = "engine" if design == "coprocessor" else design
     counted = utilisation.count_verilog(
         board.made_of,
-        verilated.remembered(lambda: verilog.verilog(spec.engine), "engine", repr(spec.engine)),
+        verilated.remembered(
+            lambda: verilog.convert(comparison.unit(spec.engine, unit), verilog.TOP),
+            *(unit, repr(spec.engine)),
+        ),
         verilog.TOP,
     )
-    luts = math.ceil(engines * counted.kinds["luts"])
+    luts = math.ceil(units * counted.kinds["luts"])
     if luts > board.capacity.luts:
         raise SpecError(
-            f"{spec.name} needs more than {luts:,} LUT{board.made_of.lut_inputs} ({engines} "
-            f"engines of {counted.kinds['luts']:,.0f}), {board.title} has "
-            f"{board.capacity.luts:,}: choose a smaller spec or another board"
+            f"{spec.name} needs more than {luts:,} LUT{board.made_of.lut_inputs} ({units} "
+            f"{unit}{'s' if unit == 'engine' else ''} of {counted.kinds['luts']:,.0f}), "
+            f"{board.title} has {board.capacity.luts:,}: choose a smaller spec or another board"
         )
 
 

@@ -60,17 +60,20 @@ class MacSpec:
 class EngineSpec:
     """One SIMD engine: a word of operands in, one accumulator a lane, one shared round unit.
 
-    ``leading_stage``: a register between finding a sum's leading bits and moving them to the top.
-    A cycle more of latency for a shorter longest path, which FPGAs need.
+    ``fabric``: what the gates are made for; results are the same bits. "fpga" multiplies with the
+    multipliers that an FPGA has, holds registers by their enables, and keeps a register between
+    finding a sum's leading bits and moving them to the top: a cycle more of latency.
     """
 
     mac: MacSpec = field(default_factory=MacSpec)
     word_bits: int = 16
     accumulator_bits: int = GROUP_BITS
     shift_bits: int = 10
-    leading_stage: bool = False
+    fabric: Literal["cells", "fpga"] = "cells"
 
     def __post_init__(self) -> None:
+        if self.fabric not in ("cells", "fpga"):
+            raise SpecError(f"fabric is '{self.fabric}': expected cells or fpga")
         for name in self.mac.formats:
             bits = get(name).bits
             if self.word_bits % bits:
@@ -103,7 +106,7 @@ class EngineSpec:
     @property
     def stages(self) -> tuple[str, ...]:
         """Pipeline stages in order; no stage holds more than one step."""
-        lead = ("lead",) if self.leading_stage else ()
+        lead = ("lead",) if self.fabric == "fpga" else ()
         return ("decode", "multiply", "align", "accumulate", *lead, "normalise", "round")
 
     @property

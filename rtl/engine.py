@@ -16,7 +16,7 @@ from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
 from opennpe.rtl.hierarchy import place
-from opennpe.rtl.lanes import FRACTION_BITS, PAIRS, SLOTS, Pair, Tag, pair_of
+from opennpe.rtl.lanes import FRACTION_BITS, PAIRS, SLOTS, WHOLE, Pair, Tag, pair_of
 from opennpe.rtl.mac import Accumulate, Align, Multiply, Operand, Product, addend_bits
 from opennpe.rtl.normalise import Normalise
 
@@ -45,7 +45,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Sums:
-    """The accumulator, and the finished sum whose lanes leave: ``draining`` and ``lane``."""
+    """The accumulator, and the finished sum whose lanes leave: ``draining`` and ``lane``.
+
+    ``fresh`` and ``waiting`` are what ``lane`` and ``pair`` say, as the normaliser asks for it.
+    """
 
     total: Signal
     nan: Signal
@@ -53,6 +56,8 @@ class Sums:
     out: Signal
     draining: Signal
     lane: Signal
+    fresh: Signal
+    waiting: Signal
 
 
 class Engine(wiring.Component):
@@ -87,8 +92,10 @@ class Engine(wiring.Component):
     def __init__(self, spec: EngineSpec, only: str | None = None) -> None:
         ports.check_spec(spec)
         self.spec = spec
+        self.on_fpga = spec.fabric == "fpga"
         self.modes: tuple[Value, Value, Value] | None = None
         self.begin: dict[str, Any] = {}
+        self.begin_kind: tuple[int, int] = 0, 0
         if only is not None:
             self.module_name = f"engine_{only}"
             index = spec.mac.formats.index(only)
@@ -96,6 +103,7 @@ class Engine(wiring.Component):
             # A register that begins with the constant that it always takes is none.
             code = next(code for code, pair in PAIRS.items() if pair == (only, only))
             self.begin = {"pair": {"count": code & 3, "wide": code >> 2}, "out": index}
+            self.begin_kind = int(not code >> 2), int(PAIRS[code][0] == WHOLE)
         super().__init__(ports.engine_signature(spec))
 
     def _modes(self) -> tuple[Value, Value, Value]:
@@ -115,8 +123,9 @@ class Engine(wiring.Component):
         ]
         bits = self.spec.accumulator_bits
         decode = Decode(), Decode()
-        multiply, align, accumulate = Multiply(), Align(bits), Accumulate(bits)
-        normalise = Normalise(bits, self.spec.shift_bits, self.spec.leading_stage)
+        multiply, align = Multiply(self.on_fpga), Align(bits)
+        accumulate = Accumulate(bits)
+        normalise = Normalise(bits, self.spec.shift_bits, self.on_fpga)
         rounding = Round(normalise.scale_bits)
         for name, block in (
             ("decode_a", decode[0]),
@@ -130,6 +139,7 @@ class Engine(wiring.Component):
             place(m, platform, name, block)
         self._pace(m, move, taken, pair)
         d, d_a, d_b = self._decode(m, move, taken, pair, decode)
+        self._kinds(m, taken, pair, multiply)
         mul, m_product = self._multiply(m, move, d, d_a, d_b, multiply)
         al, l_addend = self._align(m, move, mul, m_product, align)
         a = self._accumulate(m, move, al, l_addend, accumulate)
@@ -203,6 +213,14 @@ class Engine(wiring.Component):
             ]
         return d, d_a, d_b
 
+    def _kinds(self, m: Module, taken: Signal, pair: Any, block: Multiply) -> None:
+        """Registers beside the tag's: the multiplier's slowest paths begin here."""
+        narrow, whole = self.begin_kind
+        d_narrow, d_whole = _held("d_narrow", 1, narrow), _held("d_whole", 1, whole)
+        with m.If(taken):
+            m.d.sync += [d_narrow.eq(pair.narrow), d_whole.eq(pair.whole)]
+        m.d.comb += [block.narrow.eq(d_narrow), block.whole.eq(d_whole)]
+
     def _pass(self, m: Module, move: Signal, words: Words, stage: str) -> Words:
         """What a stage hands on unchanged."""
         behind = Words.of(stage, self.begin)
@@ -219,7 +237,7 @@ class Engine(wiring.Component):
     def _multiply(
         self, m: Module, move: Signal, d: Words, d_a: Any, d_b: Any, block: Multiply
     ) -> tuple[Words, Any]:
-        m.d.comb += [block.a.eq(d_a), block.b.eq(d_b), block.pair.eq(d.tag.pair)]
+        m.d.comb += [block.a.eq(d_a), block.b.eq(d_b)]
         m_product = _held("m_product", Product)
         with m.If(move & d.valid & ~d.tag.nothing):
             m.d.sync += m_product.eq(block.product)
@@ -250,24 +268,32 @@ class Engine(wiring.Component):
             out=_held("a_out", 2, self.begin.get("out")),
             draining=_control("a_draining", 1),
             lane=_control("a_lane", 2),
+            fresh=_held("a_fresh", SLOTS - 1),
+            waiting=_held("a_waiting", SLOTS - 1),
         )
         enters, done = Signal(), Signal()
+        # An FPGA's registers have enables anyway, and whether words enter is known late.
+        counts = Const(1, 1) if self.on_fpga else enters
         fill = self.spec.accumulator_bits - len(l_addend)
         m.d.comb += [
             enters.eq(move & al.valid),
             done.eq(al.valid & al.tag.last),
             block.total.eq(a.total),
             block.bias.eq(self.biases.payload),
-            block.first.eq(enters & al.tag.first),
-            block.adds.eq(enters & ~al.tag.nothing),
+            block.first.eq(counts & al.tag.first),
+            block.adds.eq(counts & ~al.tag.nothing),
             block.addend.eq(Cat(l_addend, al.signs[-1].replicate(fill))),
             block.signs.eq(al.signs),
             block.pair.eq(al.tag.pair),
             block.nan.eq(a.nan),
             block.nan_in.eq(al.nan),
         ]
-        # No enable behind the adder: a sum to which nothing is added stays what it is.
-        m.d.sync += a.total.eq(block.result)
+        if self.on_fpga:
+            with m.If(enters):
+                m.d.sync += a.total.eq(block.result)
+        else:
+            # No enable behind the adder: a sum to which nothing is added stays what it is.
+            m.d.sync += a.total.eq(block.result)
         with m.If(enters):
             m.d.sync += a.nan.eq(block.nan_out)
         with m.If(move & done):
@@ -279,7 +305,22 @@ class Engine(wiring.Component):
                 m.d.sync += a.draining.eq(0)
             with m.Else():
                 m.d.sync += a.lane.eq(a.lane + 1)
+            self._slots(m, done, al.tag.pair, a)
         return a
+
+    def _slots(self, m: Module, done: Signal, pair: Any, a: Sums) -> None:
+        """Where the next lane is, known a cycle before: the normaliser's slowest paths begin here.
+
+        Lane 0 is in the accumulator; behind it the second of two has two slots, of four each one.
+        """
+        second = Cat(a.pair.narrow, a.pair.half, a.pair.half)
+        with m.If(done):
+            m.d.sync += [a.fresh.eq(Cat(1, ~pair.narrow, pair.whole)), a.waiting.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                a.fresh.eq(0),
+                a.waiting.eq(Mux(a.fresh[0], second, a.waiting << 1)),
+            ]
 
     def _normalise(self, m: Module, move: Signal, a: Sums, block: Normalise) -> tuple[Signal, Any]:
         """Also moves aside the lanes that wait, because the next sum comes in behind."""
@@ -293,6 +334,9 @@ class Engine(wiring.Component):
             block.nan_held.eq(a_nan_held),
             block.lane.eq(a.lane),
             block.pair.eq(a.pair),
+            # Gates that synthesis makes large: registers would drive all these bits themselves.
+            block.fresh.eq(a.fresh & a.draining.replicate(len(a.fresh))),
+            block.waiting.eq(a.waiting & a.draining.replicate(len(a.waiting))),
             block.shift.eq(self.shifts.payload),
         ]
         with m.If(move & a.draining & (a.lane == 0) & ~a.pair.whole):
@@ -305,7 +349,7 @@ class Engine(wiring.Component):
             leaves.last.eq(a.lane == a.pair.last_lane),
             leaves.out.eq(a.out),
         ]
-        if self.spec.leading_stage:
+        if self.on_fpga:
             m.d.comb += block.take.eq(move & valid)
             lead_valid, lead = _control("lead_valid", 1), _held("lead", Leaves, begin)
             with m.If(move):

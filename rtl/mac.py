@@ -13,6 +13,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from opennpe.rtl.lanes import (
     HALF,
+    NARROW,
     SCALE_BITS,
     SEGMENT,
     SHIFT_BITS,
@@ -22,6 +23,7 @@ from opennpe.rtl.lanes import (
     Pair,
     log2_maxpos,
     significand_places,
+    table,
 )
 
 __all__ = ["Accumulate", "Align", "Multiply", "Operand", "Product", "addend_bits"]
@@ -57,41 +59,33 @@ class Multiply(wiring.Component):
     lane with itself, side by side. Four 2x2 blocks on the diagonal serve the 4-bit modes, with
     the blocks between them they make two 6x6, with the rest one 13x13.
 
+    Or, ``hard``: by multipliers that the fabric has, one for the lowest lane of all modes.
+
     Attributes:
         a, b: In, :data:`Operand`.
-        pair: In.
+        narrow, whole: In, of the pair; by themselves, because they reach far and come first.
         product: Out, :data:`Product`.
     """
 
     module_name = "multiply"
 
-    def __init__(self) -> None:
+    def __init__(self, hard: bool = False) -> None:
+        self.hard = hard
         super().__init__(
-            {"a": In(Operand), "b": In(Operand), "pair": In(Pair), "product": Out(Product)}
+            {
+                "a": In(Operand),
+                "b": In(Operand),
+                "narrow": In(1),
+                "whole": In(1),
+                "product": Out(Product),
+            }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         a, b, product = self.a, self.b, self.product
-        width = SIGNIFICAND_BITS[WHOLE]
-        # The same operand three times, as blocks see it: always, in wide modes, in posit16 only.
-        a_half = Signal(width)
-        a_whole = Signal(width)
         m.d.comb += [
-            a_half.eq(Mux(self.pair.narrow, 0, a.significand)),
-            a_whole.eq(Mux(self.pair.whole, a.significand, 0)),
-        ]
-        rows = []
-        for i in range(width):
-            seen = [(a.significand, a_half, a_whole)[_block(i, j)][j] for j in range(width)]
-            row = Signal(width, name=f"row{i}")
-            m.d.comb += row.eq(Cat(*seen) & b.significand[i].replicate(width))
-            rows.append(row << i)
-        total = rows[0]
-        for row in rows[1:]:
-            total = (total + row)[: 2 * width]
-        m.d.comb += [
-            product.significand.eq(total),
+            product.significand.eq(self._by_blocks(m) if self.hard else self._by_rows(m)),
             product.scale.eq(a.scale.as_signed() + b.scale.as_signed()),
             product.scale_half.eq(a.scale_half.as_signed() + b.scale_half.as_signed()),
         ]
@@ -102,6 +96,77 @@ class Multiply(wiring.Component):
         ]
         m.d.comb += product.shifts.eq(Cat(*sums))
         return m
+
+    def _by_rows(self, m: Module) -> Value:
+        """Partial products, and the sum of their rows."""
+        a, b = self.a, self.b
+        width = SIGNIFICAND_BITS[WHOLE]
+        # The same operand three times, as blocks see it: always, in wide modes, in posit16 only.
+        a_half = Signal(width)
+        a_whole = Signal(width)
+        m.d.comb += [
+            a_half.eq(Mux(self.narrow, 0, a.significand)),
+            a_whole.eq(Mux(self.whole, a.significand, 0)),
+        ]
+        rows = []
+        for i in range(width):
+            seen = [(a.significand, a_half, a_whole)[_block(i, j)][j] for j in range(width)]
+            row = Signal(width, name=f"row{i}")
+            m.d.comb += row.eq(Cat(*seen) & b.significand[i].replicate(width))
+            rows.append(row << i)
+        total = rows[0]
+        for row in rows[1:]:
+            total = (total + row)[: 2 * width]
+        return total
+
+    def _by_blocks(self, m: Module) -> Value:
+        """Two multipliers: of the lowest lane, which posit16 has alone, and of the highest.
+
+        Those of the two 4-bit lanes between are small enough for look-up tables. Where a mode has
+        no product anything may stand: :class:`Align` does not look there.
+        """
+        operands = self.a.significand, self.b.significand
+        width, half = SIGNIFICAND_BITS[WHOLE], SIGNIFICAND_BITS[HALF]
+        places, high_at = significand_places(SLOTS), significand_places(2)[1]
+        quarter = SIGNIFICAND_BITS[NARROW[0]]
+
+        def lowest(operand: Value) -> Value:
+            wide, whole = ~self.narrow, self.whole
+            parts = operand[:quarter], operand[quarter:half], operand[half:]
+            return Cat(
+                parts[0], *(bit & wide for bit in parts[1]), *(bit & whole for bit in parts[2])
+            )
+
+        def highest(operand: Value) -> Value:
+            part = operand[high_at:]
+            at = places[3] - high_at
+            return Cat(*(bit & ~self.narrow for bit in part[:at]), part[at:])
+
+        low, high = Signal(2 * width, name="lowest"), Signal(2 * half, name="highest")
+        between = [Signal(2 * quarter, name=f"lane{lane}") for lane in (1, 2)]
+        m.d.comb += [
+            low.eq(lowest(operands[0]) * lowest(operands[1])),
+            high.eq(highest(operands[0]) * highest(operands[1])),
+        ]
+        for lane, product in zip((1, 2), between, strict=True):
+            own = [operand[places[lane] :][:quarter] for operand in operands]
+            m.d.comb += product.eq(_small(*own))
+        second, third, above = 2 * places[1], 2 * places[2], 2 * high_at
+        bits = list(low)
+        for i in range(2 * quarter):
+            bits[second + i] = Mux(self.narrow, between[0][i], low[second + i])
+        for i in range(2 * half):
+            bits[above + i] = Mux(self.whole, low[above + i], high[i])
+        for i in range(2 * quarter):
+            bits[third + i] = Mux(self.narrow, between[1][i], bits[third + i])
+        return Cat(*bits)
+
+
+def _small(a: Value, b: Value) -> Value:
+    """A product of two bits each, as a table: a multiplier would be wasted on it."""
+    width = len(a)
+    entries = [(key & (1 << width) - 1) * (key >> width) for key in range(1 << 2 * width)]
+    return table(Cat(a, b), entries, 2 * width)
 
 
 def _block(i: int, j: int) -> int:

@@ -31,24 +31,24 @@ class Normalise(wiring.Component):
     The lane stays in its slots, everything else reads as zeros. The first bit that differs from
     the sign is found by segments, then inside one; only as many bits as a rounding looks at are
     moved, the rest leaves one bit that says whether any was set. Combinational, but for the
-    registers of ``leading_stage`` between the first half of this and the second.
+    registers of ``staged`` between the first half of this and the second.
 
     Attributes:
         total: In, the accumulator, for lane 0. held: In, its slots from 1 up, for the others.
         nan, nan_held: In, NaR flags of the slots likewise.
         lane: In. pair: In. shift: In, signed.
-        take: In, with ``leading_stage`` only: its registers take what is there.
+        take: In, with ``staged`` only: its registers take what is there.
+        fresh: In, which slots of ``total`` are lane 0's: 0, 1, and 2 with 3; none for other lanes.
+        waiting: In, which slots of ``held`` are the lane's.
         negative, zero, nan_out, scale, fraction, sticky: Out, for
             :class:`opennpe.rtl.codec.Round`.
     """
 
     module_name = "normalise"
 
-    def __init__(
-        self, accumulator_bits: int, shift_bits: int, leading_stage: bool = False
-    ) -> None:
+    def __init__(self, accumulator_bits: int, shift_bits: int, staged: bool = False) -> None:
         self.bits, self.shift_bits = accumulator_bits, shift_bits
-        self.leading_stage = leading_stage
+        self.staged = staged
         self.scale_bits = max(shift_bits, SCALE_FLOOR) + 1
         super().__init__(
             {
@@ -58,6 +58,8 @@ class Normalise(wiring.Component):
                 "nan_held": In(SLOTS - 1),
                 "lane": In(2),
                 "pair": In(Pair),
+                "fresh": In(SLOTS - 1),
+                "waiting": In(SLOTS - 1),
                 "shift": In(shift_bits),
                 "negative": Out(1),
                 "zero": Out(1),
@@ -65,7 +67,7 @@ class Normalise(wiring.Component):
                 "scale": Out(self.scale_bits),
                 "fraction": Out(FRACTION_BITS),
                 "sticky": Out(1),
-                **({"take": In(1)} if leading_stage else {}),
+                **({"take": In(1)} if staged else {}),
             }
         )
 
@@ -124,7 +126,7 @@ class Normalise(wiring.Component):
 
     def _held(self, m: Module, name: str, value: Value) -> Value:
         """What goes on through a register of the leading stage, if there is one."""
-        if not self.leading_stage:
+        if not self.staged:
             return value
         held = Signal(value.shape(), name=f"lead_{name}", reset_less=True)
         with m.If(self.take):
@@ -134,19 +136,16 @@ class Normalise(wiring.Component):
     def _slots(self, m: Module) -> tuple[list[Value], list[Value]]:
         """The lane in its slots, zeros in the others; and a flag where it begins."""
         width = self.bits // SLOTS
-        pair, lane = self.pair, self.lane
-        first = lane == 0
+        fresh = [*self.fresh, self.fresh[-1]]
+        waiting = [Const(0, 1), *self.waiting]
         begins = [Signal(name=f"begins_slot{slot}") for slot in range(SLOTS)]
-        at = [first, lane == 1, lane == 2, lane == 3]
         m.d.comb += [
-            begins[0].eq(first),
-            begins[1].eq(at[1] & pair.narrow),
-            begins[2].eq(Mux(pair.narrow, at[2], at[1])),
-            begins[3].eq(at[3]),
+            begins[0].eq(self.fresh[0]),
+            begins[1].eq(self.waiting[0]),
+            begins[2].eq(self.waiting[1]),
+            begins[3].eq(self.waiting[2] & self.pair.narrow),
         ]
         # Lane 0 is read where it was summed, the others where they wait.
-        fresh = [first, first & ~pair.narrow, first & pair.whole, first & pair.whole]
-        waiting = [None, begins[1], begins[2], begins[3] | (begins[2] & pair.half)]
         slots = []
         for slot in range(SLOTS):
             value = self.total.word_select(slot, width) & fresh[slot].replicate(width)

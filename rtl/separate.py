@@ -1,14 +1,16 @@
 """Four separate multiply-accumulate units behind a multiplexer: what the SIMD engine replaces.
 
-Baseline for ratios of area. Each unit is the engine's own pipeline for one format: as many lanes,
-as wide an accumulator (so exact over as many terms), as many stages; what other formats need is
-constants, which synthesis removes: no array of partial products is shared, no shift, no normaliser.
+Baseline for ratios of area. Unless others are given, each unit is the engine's own pipeline for one
+format: as many lanes, as wide an accumulator (so exact over as many terms), as many stages; what
+other formats need is constants, which synthesis removes: no array of partial products is shared, no
+shift, no normaliser. Units of :mod:`opennpe.rtl.windowed` have narrower accumulators, or one lane.
 It does less than the engine: results are rounded to the unit's own format only, and fp4 by posit4
 has no unit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from amaranth.hdl import Array, Module, Signal
@@ -28,21 +30,26 @@ class Separate(wiring.Component):
     One unit works at a time: a sum of another format waits until all results of the last are
     taken. Within a format latency and pace are the engine's.
 
+    Args:
+        spec: of the engine.
+        units: one a format of the spec, with the engine's ports and latency.
+
     Raises:
         SpecError: as :class:`opennpe.rtl.engine.Engine`.
     """
 
     module_name = "separate"
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, units: Sequence[Any] | None = None) -> None:
         ports.check_spec(spec)
         self.spec = spec
+        self.units = units or [Engine(spec, only=name) for name in spec.mac.formats]
         super().__init__(ports.engine_signature(spec))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         word, result = self.words.payload, self.results.payload
-        units = [Engine(self.spec, only=name) for name in self.spec.mac.formats]
+        units = self.units
         own, fits, taken = Signal(ceil_log2(len(units))), Signal(), Signal()
         # Sums whose last result is not taken: one a stage, and the one whose lanes leave.
         inside, under_way = Signal(), Signal(range(self.spec.latency + 2))
@@ -68,7 +75,7 @@ class Separate(wiring.Component):
         ]
         return m
 
-    def _connect(self, m: Module, unit: Engine, mine: Any, offered: Any) -> None:
+    def _connect(self, m: Module, unit: Any, mine: Any, offered: Any) -> None:
         m.d.comb += [
             unit.words.valid.eq(offered),
             unit.words.payload.eq(self.words.payload),
