@@ -12,6 +12,7 @@ __all__ = [
     "EDGE_4X4",
     "EDGE_8X8",
     "EDGE_16X16",
+    "FPGA_1X1",
     "STRICT_4X4",
     "ULX3S_4X4",
     "get",
@@ -20,6 +21,11 @@ __all__ = [
 
 EDGE_1X1 = CoprocessorSpec("EDGE_1X1", ArraySpec(rows=1, columns=1))
 """One engine, for iCE40-class devices and for reading waveforms; no co-processor. supported"""
+
+FPGA_1X1 = CoprocessorSpec(
+    "FPGA_1X1", ArraySpec(EngineSpec(fabric="fpga"), rows=1, columns=1)
+)
+"""One engine as FPGAs like it: hard multipliers, a stage more; no co-processor. supported"""
 
 EDGE_2X2 = CoprocessorSpec(
     "EDGE_2X2",
@@ -53,17 +59,18 @@ STRICT_4X4 = CoprocessorSpec(
 
 ULX3S_4X4 = CoprocessorSpec(
     "ULX3S_4X4",
-    ArraySpec(rows=4, columns=4),
+    ArraySpec(EngineSpec(fabric="fpga"), rows=4, columns=4),
     MemorySpec(buffer_lines=8192, operand_lines=1024, weight_lines=4096),
     kinds=(),
 )
-"""EDGE_4X4 for an ECP5 of 84 thousand LUT4s: products, sums and maxima only; 64 KiB of buffer,
-8 KiB a row, 32 KiB of weights. supported"""
+"""EDGE_4X4 for an ECP5 of 84 thousand LUT4s: engines for FPGAs; products, sums and maxima only;
+64 KiB of buffer, 8 KiB a row, 32 KiB of weights. supported"""
 
 CATALOG = {
     spec.name: spec
     for spec in (
         EDGE_1X1,
+        FPGA_1X1,
         EDGE_2X2,
         EDGE_4X4,
         EDGE_8X8,

@@ -29,7 +29,7 @@ from opennpe.golden.errors import (
 from opennpe.golden.machine import Machine
 from opennpe.golden.program import Window
 from opennpe.golden.registers import MemorySettings, capabilities
-from opennpe.golden.spec import OPTIONAL_KINDS
+from opennpe.golden.spec import OPTIONAL_KINDS, ArraySpec, EngineSpec
 from opennpe.host.compile import compile
 from opennpe.rtl.cosim import Cosim, Start
 from opennpe.rtl.top_verilog import coprocessor_verilog
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.rtl
 MEMORY = 1 << 20
 LISTS, DAMAGED = 150, 80
 LESS = {
-    "products": replace(SPECS["2x2"], kinds=()),
+    "products": replace(SPECS["2x2"], kinds=(), array=ArraySpec(EngineSpec(fabric="fpga"), 2, 2)),
     "norms": replace(SPECS["2x2"], kinds=("sparse", "norm")),
     "turns": replace(SPECS["2x2"], kinds=("transpose", "softmax")),
     "ULX3S_4X4": catalog.ULX3S_4X4,

@@ -17,13 +17,13 @@ from opennpe.rtl.replay import Replayer, TileCase
 
 pytestmark = pytest.mark.rtl
 
-SPEC = catalog.EDGE_4X4
+SPECS = {spec.engine.fabric: spec for spec in (catalog.EDGE_4X4, catalog.ULX3S_4X4)}
 RULES = ("minpos", "zero")
 
 
-@pytest.fixture(scope="module")
-def engine() -> Replayer:
-    return Replayer(SPEC)
+@pytest.fixture(scope="module", params=SPECS)
+def engine(request: pytest.FixtureRequest) -> Replayer:
+    return Replayer(SPECS[request.param])
 
 
 def arrays(batch: Batch) -> tuple[Any, ...]:
@@ -101,10 +101,10 @@ def test_latency_and_pace_are_the_spec(
 ) -> None:
     count, width = 50, LANE_COUNT[INDEX[mode[0]]]
     done = run(engine, uniform(mode, count, length), "zero")
-    assert set(done.offered - done.accepted) == {SPEC.engine.latency}
+    assert set(done.offered - done.accepted) == {engine.spec.latency}
     step = max(length, width)
     assert set(np.diff(done.accepted)) == {step}
-    assert done.cycles == (count - 1) * step + length + SPEC.engine.latency + width - 1
+    assert done.cycles == (count - 1) * step + length + engine.spec.latency + width - 1
 
 
 def test_modes_switch_without_a_gap(engine: Replayer) -> None:
@@ -113,7 +113,7 @@ def test_modes_switch_without_a_gap(engine: Replayer) -> None:
     length, width = np.diff(batch.start), batch.lanes
     # The last word of a sum waits for the lanes of the sum before, for nothing else.
     assert (np.diff(done.accepted) == np.maximum(length[1:], width[:-1])).all()
-    assert set(done.offered - done.accepted) == {SPEC.engine.latency}
+    assert set(done.offered - done.accepted) == {engine.spec.latency}
 
 
 def test_replay_of_cases_in_order(engine: Replayer) -> None:
