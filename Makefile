@@ -55,10 +55,11 @@ bench: $(TORCH) ## speed of the simulator, as ratios within one run
 verilog: $(STAMP) ## the engine's Verilog and its manifest, in build/verilog
 	$(BIN)/opennpe rtl --out build/verilog
 
-bitstream: $(STAMP) ## bitstreams of a single engine on three boards, in build/fpga
-	$(BIN)/opennpe fpga build icebreaker --spec EDGE_1X1
-	$(BIN)/opennpe fpga build tangnano9k --spec EDGE_1X1
-	$(BIN)/opennpe fpga build ulx3s --spec EDGE_1X1 --freq 40
+bitstream: $(STAMP) ## bitstreams of an engine on three boards, and of a 4x4 array on the ULX3S, in build/fpga
+	$(BIN)/opennpe fpga build icebreaker --spec FPGA_1X1
+	$(BIN)/opennpe fpga build tangnano9k --spec FPGA_1X1
+	$(BIN)/opennpe fpga build ulx3s --spec FPGA_1X1
+	$(BIN)/opennpe fpga build ulx3s --spec ULX3S_4X4
 
 cost: $(STAMP) ## areas, clock and energy from our own gates: every figure of docs/cost.md
 	$(PY) scripts/cost_figures.py

@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Bitstreams of boards, with no vendor tool.", no_args_is_help=True, rich_markup_mode=None
 )
 Name = Annotated[str, typer.Argument(metavar="BOARD", help="A board; `opennpe fpga boards`.")]
+ONE = "FPGA_1X1"
 Spec = Annotated[str, typer.Option("--spec", help="What goes there, a name of the catalog.")]
 Design = Annotated[
     str | None,
@@ -72,7 +73,7 @@ def _run(name: str, spec: str, out: Path | None, as_json: bool, pack: bool, **op
 @app.command("fit")
 def fit(
     board: Name,
-    spec: Spec = "EDGE_1X1",
+    spec: Spec = ONE,
     design: Design = None,
     freq: Freq = None,
     seeds: Seeds = "1,2,3",
@@ -86,7 +87,7 @@ def fit(
 @app.command("build")
 def build(
     board: Name,
-    spec: Spec = "EDGE_1X1",
+    spec: Spec = ONE,
     design: Design = None,
     freq: Freq = None,
     seeds: Seeds = "1,2,3",
@@ -98,7 +99,7 @@ def build(
 
 
 @app.command("program")
-def program(board: Name, spec: Spec = "EDGE_1X1", design: Design = None, out: Out = None) -> int:
+def program(board: Name, spec: Spec = ONE, design: Design = None, out: Out = None) -> int:
     """Send a bitstream to a board that is plugged in."""
     from opennpe.fpga import boards, place_route
     from opennpe.fpga import build as making
@@ -116,7 +117,7 @@ def program(board: Name, spec: Spec = "EDGE_1X1", design: Design = None, out: Ou
 @app.command("vivado")
 def vivado(
     board: Name,
-    spec: Spec = "EDGE_1X1",
+    spec: Spec = ONE,
     design: Design = None,
     freq: Freq = None,
     out: Out = None,
