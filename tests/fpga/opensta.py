@@ -1,4 +1,7 @@
-"""OpenSTA, a static timer by others, on a netlist of ours: Verilog out, worst arrivals back."""
+"""OpenSTA, a static timer by others, on a netlist of ours: Verilog out, worst arrivals back.
+
+``python tests/fpga/opensta.py LIBRARY...`` prints the comparison of docs/gates.md.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,21 @@ import gzip
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 from mapped_verilog import structural
-from opennpe.fpga import liberty_text
+from numpy.typing import NDArray
+from opennpe.fpga import liberty, liberty_text, synthesis, timing
 from opennpe.fpga.netlist import Netlist
+from opennpe.fpga.timing import Timing
 
-__all__ = ["FOUND", "arrivals"]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import compare_cells
+
+__all__ = ["FOUND", "arrivals", "compared"]
 
 FOUND = shutil.which("sta")
 CLOCK_NS = 1000
@@ -99,6 +110,21 @@ def arrivals(
     return found
 
 
+def compared(
+    netlist: Netlist, folder: Path, *, clock: str | None = None, clock_slew_ps: float = 0.0
+) -> tuple[NDArray[np.float64], Timing, dict[str, float]]:
+    """OpenSTA's arrivals over ours less 1 at all outputs that hang on something, and both."""
+    found = timing.analyse(netlist, clock_slew_ps=clock_slew_ps)
+    theirs = arrivals(netlist, folder, clock=clock, clock_slew_ps=clock_slew_ps)
+    errors = []
+    for name, port in netlist.ports.items():
+        for bit, net in enumerate(port.nets if port.direction == "output" else ()):
+            ours = float(found.arrival_ps[net].max())
+            if np.isfinite(ours) and ours > 0:
+                errors.append(theirs[f"{name}[{bit}]" if len(port.nets) > 1 else name] / ours - 1)
+    return np.array(errors), found, theirs
+
+
 def _bits(netlist: Netlist, direction: str) -> list[str]:
     return [
         f"{name}[{bit}]" if len(port.nets) > 1 else name
@@ -106,3 +132,35 @@ def _bits(netlist: Netlist, direction: str) -> list[str]:
         if port.direction == direction
         for bit in range(len(port.nets))
     ]
+
+
+def _row(block: str, source: str) -> str:
+    """Of the table: the worst path of a block by both, and the worst difference at an output."""
+    name = f"opennpe_{block}"
+    library = liberty.load(source)
+    gates = synthesis.synthesise(compare_cells.design(block), library, top=name)
+    clock = "clk" if "clk" in gates.ports else None
+    with tempfile.TemporaryDirectory(prefix="opennpe-sta-") as folder:
+        errors, found, theirs = compared(
+            gates, Path(folder), clock=clock, clock_slew_ps=library.typical_slew_ps
+        )
+    between = found.worst_between_registers
+    ours = found.worst.total_ps if between is None else between.total_ps
+    worst = theirs["register"] + theirs["setup"] if clock else max(theirs.values())
+    return (
+        f"| {library.name} | {block} | {ours:,.1f} | {worst:,.1f} | {worst / ours - 1:+.2%} "
+        f"| {np.abs(errors).max():.2%} |"
+    )
+
+
+def main() -> None:
+    """Print the table for libraries by name or file."""
+    print("| library | block | ours ps | OpenSTA ps | difference | one output, at most |")
+    print("|---|---|---|---|---|---|")
+    for source in sys.argv[1:]:
+        for block in ("decode", "multiply", "normalise", "round", "engine"):
+            print(_row(block, source), flush=True)
+
+
+if __name__ == "__main__":
+    main()

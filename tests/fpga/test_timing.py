@@ -110,26 +110,10 @@ def decode(library):
     return synthesis.synthesise(Decode(), liberty.load(library), top="opennpe_decode")
 
 
-def compared(gates, folder, clock=None):
-    """Relative differences of arrivals at all ports, OpenSTA's against ours."""
-    found = timing.analyse(gates, clock_slew_ps=CLOCK_SLEW)
-    theirs = opensta.arrivals(gates, folder, clock=clock, clock_slew_ps=CLOCK_SLEW)
-    errors = []
-    for name, port in gates.ports.items():
-        if port.direction != "output":
-            continue
-        for bit, net in enumerate(port.nets):
-            ours = float(found.arrival_ps[net].max())
-            if np.isfinite(ours) and ours > 0:
-                key = f"{name}[{bit}]" if len(port.nets) > 1 else name
-                errors.append(theirs[key] / ours - 1)
-    return np.array(errors), found, theirs
-
-
 @by_opensta
 @pytest.mark.parametrize("library", ["ihp130", "asap7"])
 def test_opensta_finds_the_same_arrivals(library, tmp_path):
-    errors, _, _ = compared(decode(library), tmp_path)
+    errors, _, _ = opensta.compared(decode(library), tmp_path)
     assert len(errors) >= 30
     assert np.abs(errors).max() < 1e-3, errors
 
@@ -137,7 +121,7 @@ def test_opensta_finds_the_same_arrivals(library, tmp_path):
 @by_opensta
 def test_opensta_finds_the_same_path_of_the_engine(tmp_path):
     gates = engine_gates.build(catalog.EDGE_4X4.engine, "ihp130").netlist
-    errors, found, theirs = compared(gates, tmp_path, clock="clk")
+    errors, found, theirs = opensta.compared(gates, tmp_path, clock="clk", clock_slew_ps=CLOCK_SLEW)
     assert len(errors) >= 10 and np.abs(errors).max() < 1e-3
     path = found.worst_between_registers
     assert theirs["register"] + theirs["setup"] == pytest.approx(path.total_ps, rel=1e-3)
