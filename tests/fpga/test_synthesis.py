@@ -10,7 +10,7 @@ import numpy as np
 import pyosys
 import pytest
 from mapped_verilog import models, structural
-from opennpe.fpga import liberty, recipes, synthesis
+from opennpe.fpga import liberty, recipes, synthesis, timing
 from opennpe.golden import catalog
 from opennpe.golden.errors import SpecError, TechError, ToolError
 from opennpe.rtl import yosys
@@ -109,6 +109,9 @@ def test_recipes_differ_in_what_they_are_for():
     """Sizing makes a block faster and larger; ABC's own delay is ours."""
     _, stock = mapped("round", "ihp130", "stock")
     _, timed = mapped("round", "ihp130", "timing")
+    for gates in (stock, timed):
+        ours = timing.analyse(gates).worst_logic.logic_ps
+        assert ours == pytest.approx(gates.abc_delay_ps, abs=0.02)
     assert timed.abc_delay_ps < 0.8 * stock.abc_delay_ps
     assert timed.area_um2 > stock.area_um2
 
