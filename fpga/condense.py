@@ -20,12 +20,14 @@ from opennpe.golden.errors import OpenNPEError
 from opennpe.tech.cells import Cell, CellLibrary, Edge, Surface
 from opennpe.tech.libraries import SCHEMA
 
-__all__ = ["condense", "main"]
+__all__ = ["condense", "faults", "main"]
 
 DELAY_POINTS = (0, 2, 4, 6), (0, 3, 6)
 """Of seven slews and seven loads: delay bends with the slew, hardly with the load."""
 ENERGY_POINTS = (0, 2, 4), (0, 6)
 DIGITS = 4
+ROUNDED = 0.5 * 10.0 ** (1 - DIGITS) * 1.02
+"""How far four digits may be off, with a little for the binary."""
 PLAIN = 4
 """Inputs of a flop or latch that a mapper may use; scan cells have more."""
 
@@ -58,6 +60,65 @@ def _kept(cell: Cell) -> bool:
     if cell.dont_use or (state is not None and inputs > PLAIN):
         return False
     return state is None or len(functions.names(functions.parse(state.next_state))) == 1
+
+
+def faults(full: CellLibrary, table: CellLibrary) -> list[str]:
+    """What of a table is not what the full library says, a line a cell; nothing if all is well.
+
+    Areas and functions are to be the same, capacitances, leakages and the points of surfaces that
+    a table kept are to be within the rounding to four digits.
+    """
+    found = []
+    for name, cell in full.cells.items():
+        if not _kept(cell):
+            continue
+        wrong = _differences(cell, table.cells[name]) if name in table.cells else ["missing"]
+        found += [f"cell {name}: {', '.join(wrong)}"] if wrong else []
+    found += [f"cell {name}: not in the files" for name in table.cells.keys() - full.cells.keys()]
+    return found
+
+
+def _differences(full: Cell, ours: Cell) -> list[str]:
+    wrong = []
+    if full.area_um2 != ours.area_um2:
+        wrong.append(f"area {ours.area_um2:g} um2, not {full.area_um2:g}")
+    if _off(full.leakage_nw, ours.leakage_nw):
+        wrong.append(f"leakage {ours.leakage_nw:g} nW, not {full.leakage_nw:g}")
+    for name, pin in full.pins.items():
+        held = ours.pins.get(name)
+        if held is None or (pin.direction, pin.function) != (held.direction, held.function):
+            wrong.append(f"pin {name}")
+        elif _off(pin.capacitance_ff, held.capacitance_ff):
+            wrong.append(f"pin {name} {held.capacitance_ff:g} fF, not {pin.capacitance_ff:g}")
+    arcs = [[(arc.input, arc.output, arc.kind) for arc in cell.arcs] for cell in (full, ours)]
+    if arcs[0] != arcs[1]:
+        return [*wrong, "arcs"]
+    for arc, held_arc in zip(full.arcs, ours.arcs, strict=True):
+        for what in ("delay", "slew", "energy"):
+            surfaces, held_surfaces = getattr(arc, what), getattr(held_arc, what)
+            if surfaces.keys() != held_surfaces.keys() or any(
+                _surface_off(surfaces[edge], held_surfaces[edge]) for edge in surfaces
+            ):
+                wrong.append(f"{what} from {arc.input} to {arc.output}")
+    return wrong
+
+
+def _off(full: float, ours: float) -> bool:
+    return abs(ours - full) > ROUNDED * abs(full)
+
+
+def _surface_off(full: Surface, ours: Surface) -> bool:
+    """Whether a surface is anything but points of the full one."""
+    rows, columns = (
+        [int(np.argmin(np.abs(points - point))) for point in held]
+        for points, held in ((full.slews, ours.slews), (full.loads, ours.loads))
+    )
+    pairs = (
+        (full.slews[rows], ours.slews),
+        (full.loads[columns], ours.loads),
+        (full.values[np.ix_(rows, columns)], ours.values),
+    )
+    return any(bool((np.abs(held - said) > ROUNDED * np.abs(said)).any()) for said, held in pairs)
 
 
 def _round(value: float) -> float:

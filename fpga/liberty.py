@@ -39,7 +39,7 @@ def load(source: str | Path) -> CellLibrary:
 
     Raises:
         TechError: no such library or file; not Liberty; cut short; a table of the wrong size; no
-            inverter, no two-input nand or nor, or no flip-flop.
+            inverter, no buffer, no two-input nand or nor, or no flip-flop.
     """
     text = str(source)
     if text in libraries.NAMES:
@@ -75,12 +75,19 @@ def read_files(paths: Iterable[Path]) -> CellLibrary:
     units = [_units(tree, path.name) for path, tree in trees]
     slew = _typical_slew(list(zip((tree for _, tree in trees), units, strict=True)))
     cells: dict[str, Cell] = {}
+    logic: list[int] = []
     for (_, tree), unit in zip(trees, units, strict=True):
         unit.typical_slew_ps = slew
+        found: set[str | None] = set()
         for group in tree.named("cell"):
             cell = convert_cell(group, unit)
             if any(pin.direction == "output" for pin in cell.pins.values()):
                 cells[cell.name] = cell
+                if cell.sequential is None:
+                    found |= {pin.function for pin in cell.pins.values()}
+        logic.append(len(found))
+    # ABC drops a file of inverters and buffers alone, and all its cells, if it comes first.
+    richest = sorted(range(len(files)), key=lambda number: -logic[number])
     first = trees[0][1]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     name = re.sub(r"\.lib(\.gz)?$", "", files[0].name)
@@ -93,7 +100,7 @@ def read_files(paths: Iterable[Path]) -> CellLibrary:
         slew,
         source=", ".join(path.name for path in files),
         sha256=digests[0] if len(digests) == 1 else _digest(" ".join(digests)),
-        files=tuple(str(path.resolve()) for path in files),
+        files=tuple(str(files[number].resolve()) for number in richest),
         notes={path.name: digest for path, digest in zip(files, digests, strict=True)},
     )
 
@@ -179,12 +186,15 @@ def check_cells(library: CellLibrary) -> None:
     """Refuse a library that nothing can be mapped to.
 
     Raises:
-        TechError: it lacks an inverter, a two-input nand or nor, or a flip-flop.
+        TechError: it lacks an inverter, a buffer (ABC ends without a word if there is none), a
+            two-input nand or nor, or a flip-flop.
     """
     usable = [cell for cell in library.cells.values() if not cell.dont_use]
     missing = []
     if inverter(usable) is None:
         missing.append("inverter")
+    if not any(_table(cell, 1) == 0b10 for cell in usable):
+        missing.append("buffer")
     if not any(_table(cell, 2) in (0b0111, 0b0001) for cell in usable):
         missing.append("two-input nand or nor")
     if not any(_plain_flop(cell) for cell in usable):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.fpga import functions
 from opennpe.tech.cells import Arc, Cell, CellLibrary, Pin, Sequential, Surface
 
 __all__ = ["write"]
@@ -14,7 +15,7 @@ SENSES = {"positive": "positive_unate", "negative": "negative_unate", "either": 
 
 
 def write(library: CellLibrary) -> str:
-    """Liberty in ps, fF and nW: areas, capacitances, functions, delays; no energies.
+    """Liberty in ps, fF and nW: areas, capacitances, functions, delays, setups; no energies.
 
     Cells marked ``dont_use`` stay so; clock gates are left out, since mappers place them by name.
     """
@@ -80,21 +81,49 @@ def _pin(pin: Pin, cell: Cell, templates: dict[tuple[int, int], str]) -> Iterato
         yield f"      capacitance : {pin.capacitance_ff:.6g};"
         if pin.clock:
             yield "      clock : true;"
+        elif cell.sequential is not None and cell.sequential.kind == "flop":
+            yield from _checks(pin, cell.sequential)
     else:
         yield f'      function : "{pin.function}";'
         if pin.max_load_ff is not None:
             yield f"      max_capacitance : {pin.max_load_ff:.6g};"
+        falls = cell.sequential is not None and _falls(cell.sequential)
         for arc in cell.arcs:
             if arc.output == pin.name:
-                yield from _arc(arc, templates)
+                yield from _arc(arc, falls, templates)
     yield "    }"
 
 
-def _arc(arc: Arc, templates: dict[tuple[int, int], str]) -> Iterator[str]:
+def _checks(pin: Pin, state: Sequential) -> Iterator[str]:
+    """Setup and hold of what a flop takes at its clock, each one number."""
+    if pin.name not in functions.names(functions.parse(state.next_state)):
+        return
+    (clock,) = functions.names(functions.parse(state.clock))
+    edge = "falling" if _falls(state) else "rising"
+    for check, value in (("setup", state.setup_ps), ("hold", state.hold_ps)):
+        yield "      timing () {"
+        yield f'        related_pin : "{clock}";'
+        yield f"        timing_type : {check}_{edge};"
+        for word in ("rise_constraint", "fall_constraint"):
+            yield f'        {word} (scalar) {{ values ("{value:.6g}"); }}'
+        yield "      }"
+
+
+def _falls(state: Sequential) -> bool:
+    """Whether the clock's falling edge is the one that counts."""
+    names = functions.names(functions.parse(state.clock))
+    return functions.truth_table(state.clock, names) == 0b01
+
+
+def _arc(arc: Arc, falls: bool, templates: dict[tuple[int, int], str]) -> Iterator[str]:
     yield "      timing () {"
     yield f'        related_pin : "{arc.input}";'
     yield f"        timing_sense : {SENSES[arc.sense]};"
-    kind = {"clock": "rising_edge", "set": "preset", "clear": "clear"}.get(arc.kind)
+    kind = {
+        "clock": "falling_edge" if falls else "rising_edge",
+        "set": "preset",
+        "clear": "clear",
+    }.get(arc.kind)
     if kind:
         yield f"        timing_type : {kind};"
     for word, surfaces in (("cell_{}", arc.delay), ("{}_transition", arc.slew)):

@@ -88,7 +88,9 @@ def _map(
         liberty = library_files(library, folder)
         script = folder / "abc.script"
         script.write_text(recipe.abc.replace(";", "\n") + "\n", encoding="utf-8")
-        log = yosys.run(
+        log = _passes(
+            library,
+            top,
             f"read_verilog -sv {source}",
             *parameters,
             f"synth -top {top} -flatten{' -booth' if recipe.booth else ''}",
@@ -114,6 +116,24 @@ def _map(
         "nets": {n: net["bits"] for n, net in module["netnames"].items() if not net["hide_name"]},
         "abc": [line for line in log.splitlines() if "Delay =" in line][-3:],
     }
+
+
+def _passes(library: CellLibrary, top: str, *commands: str) -> str:
+    """Run passes; Yosys refuses by itself a flop or latch that no cell can hold.
+
+    Raises:
+        TechError: the library lacks such a cell.
+        ToolError: anything else.
+    """
+    try:
+        return yosys.run(*commands)
+    except ToolError as error:
+        found = re.search(r"\(type (\$_\w+)\) cannot be legalized: (.*)", str(error))
+        if found is None:
+            raise
+        raise TechError(
+            f"library {library.name} has no cell for {found[1]} of {top}: {found[2]}"
+        ) from None
 
 
 def library_files(library: CellLibrary, folder: Path) -> str:

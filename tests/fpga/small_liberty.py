@@ -1,4 +1,4 @@
-"""A library of three cells whose numbers are easy to foretell."""
+"""A library of four cells whose numbers are easy to foretell."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ SMALL = (
     + _input("A")
     + '    pin (Y) { direction : output; function : "!A";\n'
     + _timing("A", "negative_unate")
+    + "    }\n  }\n"
+    + "  cell (BUF) {\n    area : 1.5; cell_leakage_power : 150;\n"
+    + _input("A")
+    + '    pin (Y) { direction : output; function : "A";\n'
+    + _timing("A", "positive_unate")
     + "    }\n  }\n"
     + "  cell (NAND2) {\n    area : 2; cell_leakage_power : 500;\n"
     + _input("A")
