@@ -43,7 +43,7 @@ BLOCKS: dict[str, str] = {
 
 MODULE = re.compile(r"^module (\\\S+ |\w+) ?\((.*?)\);\n(.*?)^endmodule$", re.MULTILINE | re.DOTALL)
 INSTANCE = re.compile(r"^  (\\\S+ |\w+) +(?:\\\S+ |\w+) \($", re.MULTILINE)
-PORT = re.compile(r"^  (?:input|output) (?:\[[^\]]*\] )?(?:\\\S+ |\w+);$", re.MULTILINE)
+PORT = re.compile(r"^  (?:input|output) (?:signed )?(?:\[[^\]]*\] )?(?:\\\S+ |\w+);$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ class _Module:
         return f"(* blackbox *)\nmodule {name} ({self.header});\n{ports}\nendmodule\n"
 
 
-def block_of(module: str) -> str | None:
-    """The block that a module is, None where it is part of another's."""
+def block_of(module: str, top: str = TOP) -> str | None:
+    """The block that a module of a design is, None where it is part of another's."""
     plain = re.sub(r"\$\d+$", "", module)
-    return next((name for name, form in BLOCKS.items() if re.fullmatch(form, plain)), None)
+    own = next((name for name, form in BLOCKS.items() if re.fullmatch(form, plain)), None)
+    return own or ("top" if module == top else None)
 
 
 def _modules(text: str) -> dict[str, _Module]:
@@ -126,7 +127,7 @@ def cut(text: str, top: str = TOP) -> tuple[Unit, ...]:
     copies = _instances(modules, top)
     found: dict[str, Unit] = {}
     for module in modules:
-        name = block_of(module) if module != top else block_of(TOP)
+        name = block_of(module, top)
         if name is None or not copies[module]:
             continue
         unit = _unit(name, module, copies[module], modules)
@@ -185,31 +186,25 @@ def check_whole(text: str, units: Sequence[Unit], top: str = TOP) -> None:
     Raises:
         ToolError: one line that names a module.
     """
-    modules = _modules(text)
-    whole = _instances(modules, top)
     names = [unit.name for unit in units]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ToolError(f"block '{twice[0]}' is listed {names.count(twice[0])} times")
-    held: Counter[str] = Counter({module: 0 for module in whole})
+    copies = Counter({unit.name: unit.copies for unit in units})
+    parts: Counter[str] = Counter()
     for unit in units:
         for module, count in unit.inside.items():
-            own = block_of(module) if module != top else block_of(TOP)
-            if own is None:
-                held[module] += unit.copies * count
-    copies = {unit.name: unit.copies for unit in units}
-    for module, count in whole.items():
-        own = block_of(module) if module != top else block_of(TOP)
-        if own is None and held[module] != count:
-            raise ToolError(f"{module} is {count} times in the design, {held[module]} in its blocks")
-    expected: Counter[str] = Counter()
-    for module, count in whole.items():
-        own = block_of(module) if module != top else block_of(TOP)
+            if block_of(module, top) is None:
+                parts[module] += unit.copies * count
+    blocks: Counter[str] = Counter()
+    for module, count in _instances(_modules(text), top).items():
+        own = block_of(module, top)
         if own is not None:
-            expected[own] += count
-    for name in sorted(set(expected) | set(copies)):
-        if expected[name] != copies.get(name, 0):
+            blocks[own] += count
+        elif parts[module] != count:
+            raise ToolError(f"{module} is {count} times in the design, {parts[module]} in blocks")
+    for name in sorted(set(blocks) | set(copies)):
+        if blocks[name] != copies[name]:
             raise ToolError(
-                f"block '{name}' is {expected[name]} times in the design, {copies.get(name, 0)} in "
-                "its areas"
+                f"block '{name}' is {blocks[name]} times in the design, {copies[name]} in its areas"
             )

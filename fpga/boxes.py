@@ -12,7 +12,7 @@ from typing import Any
 
 from opennpe.golden.errors import ToolError
 
-__all__ = ["MEMORY", "OUTSIDE", "READ", "cut", "memories"]
+__all__ = ["MEMORY", "OUTSIDE", "READ", "cut", "memories", "memory_name"]
 
 MEMORY = "opennpe_memory"
 """The cell that a memory becomes."""
@@ -82,3 +82,8 @@ def memories(ports: Mapping[str, Any]) -> Counter[tuple[int, int]]:
             words, bits = name.split()[-2].split("x")
             found[int(words), int(bits)] += 1
     return found
+
+
+def memory_name(port: str) -> str:
+    """The memory that a port was cut from: "memory buffer"; "" where it is none."""
+    return " ".join(port.split()[:2]) if port.startswith("memory ") else ""

@@ -7,6 +7,7 @@ entry carries a key, a hash of the design and of the library it was mapped to.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Any
 from opennpe.golden.errors import TechError
 from opennpe.golden.whole import replacing
 
-__all__ = ["FILE", "Block", "SpecArea", "load", "save", "stored"]
+__all__ = ["FILE", "RECIPE", "Block", "SpecArea", "entry_name", "load", "save", "stored"]
 
 FILE = Path(__file__).with_name("areas.json")
-SCHEMA = 1
+SCHEMA = 2
+RECIPE = "timing"
+"""The recipe that figures are of unless another is asked for: gates sized, high fan-outs buffered.
+As the tools come, one register drives hundreds of gates, and a clock says nothing of the design."""
 MAX_BYTES = 1 << 20
 
 
@@ -46,9 +50,11 @@ class SpecArea:
     """A design in a library.
 
     Attributes:
-        key: hash of the design and of the library.
-        flop_clock_fj: energy of a clock cycle at one flop's clock pin.
+        key: hash of the design, of the library and of the recipe.
+        flop_clock_fj: energy of a clock cycle at one flop's clock pin, the mean of all.
         blocks: largest first.
+        recipe: of the synthesis.
+        macros: memories that are left out, by words and bits: "2048x32"; None where not counted.
     """
 
     spec: str
@@ -58,6 +64,13 @@ class SpecArea:
     key: str
     flop_clock_fj: float
     blocks: tuple[Block, ...]
+    recipe: str = "stock"
+    macros: Mapping[str, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the entry is stored as: "ihp130/EDGE_4X4/timing"."""
+        return entry_name(self.library, self.spec, self.recipe)
 
     @property
     def area_um2(self) -> float:
@@ -84,8 +97,13 @@ class SpecArea:
         return {**asdict(self), "blocks": [asdict(block) for block in self.blocks]}
 
 
+def entry_name(library: str, spec: str, recipe: str) -> str:
+    """Of a design in a library by a recipe."""
+    return f"{library}/{spec}/{recipe}"
+
+
 def stored(path: Path = FILE) -> dict[str, SpecArea]:
-    """Every entry by library and spec, "ihp130/EDGE_4X4"; none where there is no file.
+    """Every entry by library, spec and recipe, "ihp130/EDGE_4X4/timing"; none where there is no file.
 
     Raises:
         TechError: a file that is none of areas.
@@ -112,20 +130,21 @@ def _shipped(changed: int) -> dict[str, SpecArea]:
     return stored()
 
 
-def load(library: str, spec: str) -> SpecArea:
+def load(library: str, spec: str, recipe: str = RECIPE) -> SpecArea:
     """A design's areas as they came along.
 
     Raises:
         TechError: not measured; the message lists what is.
     """
     found = _shipped(FILE.stat().st_mtime_ns if FILE.is_file() else 0)
-    if f"{library}/{spec}" not in found:
+    name = entry_name(library, spec, recipe)
+    if name not in found:
         there = ", ".join(found) or "none"
         raise TechError(
-            f"no areas of {spec} in {library} are kept, only {there}: run `opennpe cost --spec "
-            f"{spec}`"
+            f"no areas {name} are kept, only {there}: run `opennpe cost --spec {spec} --recipe "
+            f"{recipe}`"
         )
-    return found[f"{library}/{spec}"]
+    return found[name]
 
 
 def save(entries: dict[str, SpecArea], path: Path = FILE) -> None:

@@ -1,0 +1,238 @@
+"""Areas of a spec by block: each distinct block mapped once, memories left to their macros.
+
+Area, registers and leakage of a block are those of all its copies. Its stage is the longest path
+within a copy that begins at a register or at what a memory read, and ends at a register or at a
+memory's pin; paths through several blocks are found on the blocks put together again.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import opennpe
+from opennpe.fpga import area_blocks, boxes, synthesis, timing
+from opennpe.fpga.area_blocks import Unit
+from opennpe.fpga.kept import kept
+from opennpe.fpga.netlist import Netlist
+from opennpe.fpga.progress import Progress, Silent
+from opennpe.golden.errors import DataError, OpenNPEError
+from opennpe.golden.spec import CoprocessorSpec
+from opennpe.tech.areas import Block, SpecArea
+from opennpe.tech.cells import CellLibrary
+from opennpe.tech.memories import Shape, memory
+
+__all__ = ["VERSION", "design_key", "macros_of", "measure", "units_of"]
+
+VERSION = 1
+"""Of how blocks are measured; another number forgets what is kept."""
+ENGINE = "opennpe_engine"
+
+
+def units_of(spec: CoprocessorSpec) -> tuple[Unit, ...]:
+    """The blocks of a spec's design; of an array without memories its engines.
+
+    Raises:
+        ToolError: pyosys is missing.
+    """
+    from opennpe.rtl import verilog
+    from opennpe.rtl.coprocessor import Coprocessor
+    from opennpe.rtl.engine import Engine
+
+    try:
+        spec.check_coprocessor()
+    except OpenNPEError:
+        (engine,) = area_blocks.cut(verilog.convert(Engine(spec.engine), ENGINE), ENGINE)
+        return (replace(engine, copies=spec.array.rows * spec.array.columns),)
+    return area_blocks.cut(verilog.convert(Coprocessor(spec), area_blocks.TOP))
+
+
+def design_key(spec: CoprocessorSpec, library: CellLibrary, recipe: str) -> str:
+    """A hash of everything that areas rest on, without a design being made: 16 digits.
+
+    Of the design it takes the spec and the statements of all modules below the co-processor's.
+    """
+    digest = hashlib.sha256()
+    for part in (VERSION, synthesis.VERSION, recipe, library.name, library.sha256, repr(spec)):
+        digest.update(f"{part}\n".encode())
+    for path in _sources(Path(opennpe.__path__[0]) / "rtl" / "coprocessor.py"):
+        digest.update(_statements(path).encode())
+    return digest.hexdigest()[:16]
+
+
+def _statements(path: Path) -> str:
+    """A module without what nobody runs: comments, docstrings, where lines end."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                line
+                for line in body
+                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
+    return ast.dump(tree)
+
+
+def _sources(first: Path) -> list[Path]:
+    """A module and every module of this project that it imports, and those import."""
+    root, found, todo = first.parents[1], {first}, [first]
+    while todo:
+        for path in _imported(todo.pop(), root) - found:
+            found.add(path)
+            todo.append(path)
+    return sorted(found)
+
+
+def _imported(path: Path, root: Path) -> set[Path]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("opennpe"):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    paths = {root.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if "." in name}
+    return {held for held in paths if held.is_file()}
+
+
+def measure(
+    spec: CoprocessorSpec,
+    library: CellLibrary,
+    recipe: str,
+    progress: Progress | None = None,
+) -> SpecArea:
+    """Areas of a spec in a library, by synthesis; blocks once mapped are in the user's cache.
+
+    Raises:
+        TechError: a library that lacks what a block needs.
+        ToolError: Yosys is missing or refuses.
+        SpecError: no such recipe.
+    """
+    progress = progress or Silent()
+    progress.stage(f"gates of {spec.name} as Verilog", 1)
+    units = units_of(spec)
+    progress.advance()
+    progress.stage(f"synthesis of {spec.name} in {library.name}, {recipe}", len(units))
+    rows = []
+    for unit in units:
+        rows.append((unit, _one(unit, library, recipe)))
+        progress.advance()
+    return combined(spec, library, recipe, rows)
+
+
+def combined(
+    spec: CoprocessorSpec,
+    library: CellLibrary,
+    recipe: str,
+    rows: Sequence[tuple[Unit, Mapping[str, Any]]],
+) -> SpecArea:
+    """Blocks as measured, to a spec's areas: largest first."""
+    blocks = [
+        Block(
+            unit.name,
+            unit.copies,
+            unit.copies * found["area_um2"],
+            unit.copies * found["registers"],
+            unit.copies * found["leakage_nw"],
+            found["stage_ps"],
+            found["stage"],
+        )
+        for unit, found in rows
+    ]
+    flops = sum(block.registers for block in blocks)
+    clock = sum(unit.copies * found["clock_fj"] for unit, found in rows)
+    macros: Counter[str] = Counter()
+    for unit, found in rows:
+        macros.update({size: unit.copies * count for size, count in found["macros"].items()})
+    return SpecArea(
+        spec.name,
+        library.name,
+        library.node_nm,
+        library.voltage_v,
+        design_key(spec, library, recipe),
+        clock / flops if flops else 0.0,
+        tuple(sorted(blocks, key=lambda block: -block.area_um2)),
+        recipe,
+        dict(sorted(macros.items())),
+    )
+
+
+def macros_of(shapes: Iterable[Shape]) -> dict[str, int]:
+    """Memories by size, as :attr:`SpecArea.macros` counts them."""
+    found: Counter[str] = Counter()
+    for shape in shapes:
+        found[f"{shape.words}x{shape.bits}"] += shape.copies
+    return dict(sorted(found.items()))
+
+
+def _one(unit: Unit, library: CellLibrary, recipe: str) -> dict[str, Any]:
+    """A copy of a block, from the cache or mapped and timed."""
+
+    def make() -> dict[str, Any]:
+        return _measured(netlist_of(unit, library, recipe))
+
+    return kept("areas", make, unit.text, library.name, library.sha256, recipe, str(VERSION))
+
+
+def netlist_of(unit: Unit, library: CellLibrary, recipe: str) -> Netlist:
+    """A block in a library's cells, blocks within it and memories left out."""
+    return synthesis.synthesise(unit.text, library, top=unit.top, recipe=recipe, outside=True)
+
+
+def _measured(netlist: Netlist) -> dict[str, Any]:
+    path = stage(netlist)
+    return {
+        "area_um2": netlist.area_um2,
+        "registers": len(netlist.registers),
+        "leakage_nw": netlist.leakage_nw,
+        "clock_fj": _clock_fj(netlist),
+        "stage_ps": path.total_ps if path is not None else 0.0,
+        "stage": _title(path) if path is not None else "",
+        "macros": {f"{w}x{b}": n for (w, b), n in boxes.memories(netlist.ports).items()},
+    }
+
+
+def _title(path: timing.Path) -> str:
+    """Where a path ends, and that it begins at a memory."""
+    end = boxes.memory_name(path.end) or path.end.replace("\\", "").split("[")[0]
+    start = boxes.memory_name(path.start)
+    return f"{end} from {start}" if start else end
+
+
+def stage(netlist: Netlist) -> timing.Path | None:
+    """The longest path between registers and memories; None where there are none.
+
+    What a memory read arrives when its macro gives it, at once where that time is not known.
+    """
+    ports = {n: port for n, port in netlist.ports.items() if boxes.memory_name(n)}
+    inner = replace(netlist, ports=ports)
+    node = netlist.library.node_nm
+    late = {name: _access_ps(name, node) for name in ports if name.endswith(boxes.READ)}
+    if not netlist.registers and not ports:
+        return None
+    path = timing.analyse(inner, arrival_ps=late).worst
+    return path if path.total_ps > 0 else None
+
+
+def _access_ps(port: str, node: float) -> float:
+    words, bits = port.split()[-2].split("x")
+    try:
+        return memory(Shape(port, int(words), int(bits)), node).access_ps
+    except DataError:
+        return 0.0
+
+
+def _clock_fj(netlist: Netlist) -> float:
+    """A cycle at all flops' clock pins: both edges inside the cell, and its capacitance once."""
+    library, total = netlist.library, 0.0
+    for name, instances in netlist.counts.items():
+        cell = library.cells[name]
+        if cell.sequential is None or cell.sequential.kind != "flop":
+            continue
+        for pin in cell.pins.values():
+            if pin.clock:
+                total += instances * pin.cycle_fj(library.voltage_v)
+    return total
