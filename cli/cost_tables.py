@@ -47,7 +47,9 @@ def block_table(one: SpecCost) -> Table:
     ]
     rows += [[f"memory: {n}", "", f"{f.value:.0f}", "", ""] for n, f in one.memories.items()]
     held = one.area
-    return table(f"{one.spec.name} on {held.library}, {held.node_nm:g} nm, measured", columns, rows)
+    rows.append(["all", "", f"{one.total_um2:.0f}", str(held.registers), ""])
+    title = f"{one.spec.name} on {held.library}, {held.node_nm:g} nm, recipe {held.recipe}, measured"
+    return table(title, columns, rows)
 
 
 def spec_lines(one: SpecCost) -> list[str]:
@@ -55,7 +57,8 @@ def spec_lines(one: SpecCost) -> list[str]:
     held = one.area
     peak = ", ".join(f"{name} {gops:.3g}" for name, gops in one.peak_gops.items())
     found = [
-        f"clock {1e6 / held.slowest.stage_ps:.1f} MHz (measured; {held.slowest.name})",
+        f"clock {1e6 / held.slowest.stage_ps:.1f} MHz (measured, recipe {held.recipe}; a stage of "
+        f"{held.slowest.name} that ends at {held.slowest.stage})",
         f"peak GOPS at that clock, two operations a MAC (measured): {peak}",
     ]
     names = {"engine_um2": "one engine", "cells_mm2": "all cells",
@@ -104,16 +107,17 @@ def lines(report: Report) -> list[Table | list[str]]:
 def spec_markdown(specs: list[SpecCost]) -> str:
     """The table of specs in docs/cost.md."""
     head = (
-        "| spec | library | cells mm2 | memories mm2 | engine um2 | engine's stage ns | "
-        "engine at 28 nm |"
+        "| spec | library | cells mm2 | memories mm2 | registers | clock MHz | slowest block | "
+        "engine um2 | engine's stage ns | engine at 28 nm |"
     )
-    rows = [head, "|---|---|---|---|---|---|---|"]
+    rows = [head, "|---|" + "---|" * 9]
     for one in specs:
         um2, _, stage = one.engine
         memories = sum(figure.value for figure in one.memories.values()) / 1e6
         rows.append(
             f"| {one.spec.name} | {one.area.library} | {one.area.area_um2 / 1e6:.4g} | "
-            f"{memories:.3g} | {um2:.4g} | {stage / 1000:.3g} | "
+            f"{memories:.3g} | {one.area.registers} | {1e6 / one.area.slowest.stage_ps:.4g} | "
+            f"{one.area.slowest.name} | {um2:.4g} | {stage / 1000:.3g} | "
             f"{'; '.join(band_text(f, 3) for n, f in one.at_28_nm.items() if n != 'cells_mm2')} |"
         )
     return "\n".join(rows)

@@ -7,11 +7,12 @@ memory's pin; paths through several blocks are found on the blocks put together 
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ __all__ = ["VERSION", "design_key", "macros_of", "measure", "units_of"]
 VERSION = 1
 """Of how blocks are measured; another number forgets what is kept."""
 ENGINE = "opennpe_engine"
+SAID = re.compile(r'^[ \t]*(?:#.*|"""(?:.|\n)*?""")[ \t]*\n', re.MULTILINE)
+IMPORT = re.compile(r"^[ \t]*from (opennpe[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
 
 def units_of(spec: CoprocessorSpec) -> tuple[Unit, ...]:
@@ -60,42 +63,28 @@ def design_key(spec: CoprocessorSpec, library: CellLibrary, recipe: str) -> str:
     digest = hashlib.sha256()
     for part in (VERSION, synthesis.VERSION, recipe, library.name, library.sha256, repr(spec)):
         digest.update(f"{part}\n".encode())
-    for path in _sources(Path(opennpe.__path__[0]) / "rtl" / "coprocessor.py"):
-        digest.update(_statements(path).encode())
+    for text in _statements(Path(opennpe.__path__[0]) / "rtl" / "coprocessor.py"):
+        digest.update(text.encode())
     return digest.hexdigest()[:16]
 
 
-def _statements(path: Path) -> str:
-    """A module without what nobody runs: comments, docstrings, where lines end."""
-    tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]
-                line
-                for line in body
-                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-            ]
-    return ast.dump(tree)
+@lru_cache
+def _statements(first: Path) -> tuple[str, ...]:
+    """A module and every module of this project below it, in the order of their names.
 
-
-def _sources(first: Path) -> list[Path]:
-    """A module and every module of this project that it imports, and those import."""
-    root, found, todo = first.parents[1], {first}, [first]
+    Without comments on lines of their own and docstrings, which change no gate.
+    """
+    root, found, todo = first.parents[1], {first: ""}, [first]
     while todo:
-        for path in _imported(todo.pop(), root) - found:
-            found.add(path)
-            todo.append(path)
-    return sorted(found)
-
-
-def _imported(path: Path, root: Path) -> set[Path]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("opennpe"):
-            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    paths = {root.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if "." in name}
-    return {held for held in paths if held.is_file()}
+        path = todo.pop()
+        found[path] = text = SAID.sub("", path.read_text(encoding="utf-8"))
+        for package, names in IMPORT.findall(text):
+            below = [package, *(f"{package}.{name}" for name in re.findall(r"\w+", names))]
+            for other in (root.joinpath(*b.split(".")[1:]).with_suffix(".py") for b in below):
+                if other not in found and other.is_file():
+                    found[other] = ""
+                    todo.append(other)
+    return tuple(f"{path.relative_to(root)}\n{found[path]}" for path in sorted(found))
 
 
 def measure(

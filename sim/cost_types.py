@@ -31,8 +31,8 @@ COMPONENTS: dict[str, Component] = {
     ),
     "datapath": Component(
         "datapath around them",
-        "rows, weights and results: the engines' switching per um2 in this layer, times their "
-        "area, in the cycles in which they move something",
+        "rows, weights, parameters, results and the like: the engines' switching per um2 in this "
+        "layer, times their area, in the cycles in which they move something",
     ),
     "row_units": Component("row units", "softmax and norm: the same, in the steps that they take"),
     "control": Component(
@@ -182,6 +182,7 @@ class Cost:
             "power_gated".
         bands: quantities at 28 nm by every method.
         cautions: what a reader has to know.
+        recipe: of the gates whose area and clock these are.
     """
 
     spec: str
@@ -198,6 +199,7 @@ class Cost:
     idle_pj: Mapping[str, float]
     bands: Mapping[str, Band]
     cautions: tuple[str, ...] = ()
+    recipe: str = ""
 
     @property
     def area_mm2(self) -> float:
