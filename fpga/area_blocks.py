@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from opennpe.golden.errors import ToolError
 
@@ -42,7 +42,7 @@ BLOCKS: dict[str, str] = {
 """Blocks by the modules that they are; Amaranth numbers names that come twice: ``name$192``."""
 
 MODULE = re.compile(r"^module (\\\S+ |\w+) ?\((.*?)\);\n(.*?)^endmodule$", re.MULTILINE | re.DOTALL)
-INSTANCE = re.compile(r"^  (\\\S+ |\w+) +(?:\\\S+ |\w+) \($", re.MULTILINE)
+INSTANCE = re.compile(r"^  (\\\S+ |\w+) +(\\\S+ |\w+) \($", re.MULTILINE)
 PORT = re.compile(r"^  (?:input|output) (?:signed )?(?:\[[^\]]*\] )?(?:\\\S+ |\w+);$", re.MULTILINE)
 
 
@@ -54,12 +54,14 @@ class Unit:
         name: in :data:`BLOCKS`. copies: in the whole.
         text: Verilog of one: its modules, and blocks within it as black boxes.
         inside: instances of each module in one, black boxes included, its own once.
+        placed: the blocks in one, by instance.
     """
 
     name: str
     copies: int
     text: str
     inside: Mapping[str, int]
+    placed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def top(self) -> str:
@@ -76,7 +78,11 @@ def module_of(name: str) -> str:
 class _Module:
     header: str
     body: str
-    instances: Mapping[str, int]
+    placed: tuple[tuple[str, str], ...]
+
+    @property
+    def instances(self) -> Counter[str]:
+        return Counter(module for _, module in self.placed)
 
     def text(self, name: str) -> str:
         return f"module {name} ({self.header});\n{self.body}endmodule\n"
@@ -96,17 +102,21 @@ def block_of(module: str, top: str = TOP) -> str | None:
 
 def _modules(text: str) -> dict[str, _Module]:
     found = {}
-    parsed = [(m[1].strip().lstrip("\\"), m[2], m[3]) for m in MODULE.finditer(text)]
+    parsed = [(_plain(m[1]), m[2], m[3]) for m in MODULE.finditer(text)]
     names = {name for name, _, _ in parsed}
     for name, header, body in parsed:
-        used = Counter(m[1].strip().lstrip("\\") for m in INSTANCE.finditer(body))
-        found[name] = _Module(header, body, {n: c for n, c in used.items() if n in names})
-        odd = set(used) - names
+        used = tuple((_plain(m[2]), _plain(m[1])) for m in INSTANCE.finditer(body))
+        found[name] = _Module(header, body, used)
+        odd = {module for _, module in used} - names
         if odd:
             raise ToolError(f"{name} places {', '.join(sorted(odd)[:3])}, which is no module")
     if text.count("\nendmodule") != len(found):
         raise ToolError(f"{text.count('endmodule')} modules of Verilog, {len(found)} understood")
     return found
+
+
+def _plain(name: str) -> str:
+    return name.strip().lstrip("\\")
 
 
 def _escaped(name: str) -> str:
@@ -135,7 +145,7 @@ def cut(text: str, top: str = TOP) -> tuple[Unit, ...]:
         if before is not None:
             if before.text != unit.text:
                 raise ToolError(f"copies of block '{name}' differ: {module} is not like the others")
-            unit = Unit(name, before.copies + unit.copies, unit.text, unit.inside)
+            unit = replace(unit, copies=before.copies + unit.copies)
         found[name] = unit
     units = tuple(found[name] for name in BLOCKS if name in found)
     check_whole(text, units, top)
@@ -158,24 +168,27 @@ def _instances(modules: Mapping[str, _Module], top: str) -> Counter[str]:
 def _unit(name: str, module: str, copies: int, modules: Mapping[str, _Module]) -> Unit:
     inside: Counter[str] = Counter()
     boxed: set[str] = set()
+    placed: dict[str, str] = {}
 
-    def walk(one: str, times: int) -> None:
-        inside[one] += times
-        for inner, count in modules[one].instances.items():
-            if block_of(inner) is None:
-                walk(inner, times * count)
+    def walk(one: str, path: str) -> None:
+        inside[one] += 1
+        for instance, inner in modules[one].placed:
+            block = block_of(inner)
+            if block is None:
+                walk(inner, f"{path}{instance}.")
             else:
                 boxed.add(inner)
-                inside[inner] += times * count
+                inside[inner] += 1
+                placed[f"{path}{instance}"] = block
 
-    walk(module, 1)
+    walk(module, "")
     parts = [modules[module].text(module_of(name))]
     for inner in sorted(inside):
         if inner in boxed:
             parts.append(modules[inner].box(_escaped(inner)))
         elif inner != module:
             parts.append(modules[inner].text(_escaped(inner)))
-    return Unit(name, copies, "\n".join(parts), dict(inside))
+    return Unit(name, copies, "\n".join(parts), dict(inside), placed)
 
 
 def check_whole(text: str, units: Sequence[Unit], top: str = TOP) -> None:
