@@ -71,8 +71,9 @@ class SpecCost:
             "voltage_v": self.area.voltage_v,
             "recipe": self.area.recipe,
             "key": self.area.key,
-            "clock_mhz": 1e6 / self.area.slowest.stage_ps,
-            "clock_limited_by": self.area.slowest.name,
+            "clock_mhz": 1e6 / self.area.period_ps,
+            "clock_limited_by": self.area.limit,
+            "slowest_block": self.area.slowest.name,
             "label": "measured",
             "blocks": [
                 {
@@ -164,7 +165,7 @@ def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
         TechError: areas that leave out other memories than the spec has.
     """
     cost_measure.check_memories(spec, area)
-    clock_hz = 1e12 / area.slowest.stage_ps
+    clock_hz = 1e12 / area.period_ps
     cautions = ["no clock tree and no wires"]
     if is_whole(spec):
         cautions.append("a second port of memories: the macros have one, the design reads and writes in one cycle")

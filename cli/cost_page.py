@@ -134,8 +134,8 @@ def _spec(one: SpecCost, run: Cost | None) -> str:
     cards = [
         _card(f"{one.total_um2 / 1e6:.4g} mm2", "cells and memories below"),
         _card(
-            f"{1e6 / held.slowest.stage_ps:.4g} MHz",
-            f"clock, measured; recipe {held.recipe}; slowest: {held.slowest.name}",
+            f"{1e6 / held.period_ps:.4g} MHz",
+            f"clock, measured; recipe {held.recipe}; {held.limit}",
         ),
         _card(f"{um2:.0f} um2", f"one engine, {held.node_nm:g} nm, measured"),
         _card(f"{stage / 1000:.2f} ns", "its slowest stage, measured"),

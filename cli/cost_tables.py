@@ -57,8 +57,7 @@ def spec_lines(one: SpecCost) -> list[str]:
     held = one.area
     peak = ", ".join(f"{name} {gops:.3g}" for name, gops in one.peak_gops.items())
     found = [
-        f"clock {1e6 / held.slowest.stage_ps:.1f} MHz (measured, recipe {held.recipe}; a stage of "
-        f"{held.slowest.name} that ends at {held.slowest.stage})",
+        f"clock {1e6 / held.period_ps:.1f} MHz (measured, recipe {held.recipe}; {held.limit})",
         f"peak GOPS at that clock, two operations a MAC (measured): {peak}",
     ]
     names = {"engine_um2": "one engine", "cells_mm2": "all cells",
@@ -116,7 +115,7 @@ def spec_markdown(specs: list[SpecCost]) -> str:
         memories = sum(figure.value for figure in one.memories.values()) / 1e6
         rows.append(
             f"| {one.spec.name} | {one.area.library} | {one.area.area_um2 / 1e6:.4g} | "
-            f"{memories:.3g} | {one.area.registers} | {1e6 / one.area.slowest.stage_ps:.4g} | "
+            f"{memories:.3g} | {one.area.registers} | {1e6 / one.area.period_ps:.4g} | "
             f"{one.area.slowest.name} | {um2:.4g} | {stage / 1000:.3g} | "
             f"{'; '.join(band_text(f, 3) for n, f in one.at_28_nm.items() if n != 'cells_mm2')} |"
         )

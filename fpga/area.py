@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import opennpe
-from opennpe.fpga import area_blocks, boxes, synthesis, timing
+from opennpe.fpga import area_blocks, area_paths, boxes, synthesis, timing
 from opennpe.fpga.area_blocks import Unit
 from opennpe.fpga.kept import kept
 from opennpe.fpga.netlist import Netlist
@@ -109,7 +109,28 @@ def measure(
     for unit in units:
         rows.append((unit, _one(unit, library, recipe)))
         progress.advance()
-    return combined(spec, library, recipe, rows)
+    progress.stage("paths across blocks", 1)
+    across = _across(units, library, recipe)
+    progress.advance()
+    return replace(combined(spec, library, recipe, rows), **across)
+
+
+def _across(units: Sequence[Unit], library: CellLibrary, recipe: str) -> dict[str, Any]:
+    """The longest path of all blocks put together, if there is more than one."""
+    if len(units) == 1:
+        return {}
+
+    def make() -> dict[str, Any]:
+        netlists = {unit.name: netlist_of(unit, library, recipe) for unit in units}
+        placed = {unit.name: unit.placed for unit in units}
+        path = stage(area_paths.assembled(units[-1].name, netlists, placed))
+        if path is None:
+            return {}
+        start, end = (area_paths.place_of(name).split("/")[-1] for name in (path.start, path.end))
+        return {"across_ps": path.total_ps, "across": f"from {start} to {end}"}
+
+    texts = [unit.text for unit in units]
+    return kept("areas", make, *texts, library.name, library.sha256, recipe, f"across {VERSION}")
 
 
 def combined(

@@ -96,16 +96,15 @@ class Technology:
 
     @property
     def period_ps(self) -> float:
-        """The shortest: the slowest stage between registers, or a memory's access."""
-        return max(self.area.slowest.stage_ps, self.access_ps)
+        """The shortest: the slowest path between registers, or a memory's access."""
+        return max(self.area.period_ps, self.access_ps)
 
     @property
     def limit(self) -> str:
         """What the period comes from."""
-        if self.access_ps > self.area.slowest.stage_ps:
+        if self.access_ps > self.area.period_ps:
             return "the access of a memory macro"
-        block = self.area.slowest
-        return f"a stage of {block.name}" + (f" that ends at {block.stage}" if block.stage else "")
+        return self.area.limit
 
     @property
     def memory_um2(self) -> float:

@@ -24,6 +24,8 @@ RECIPE = "timing"
 """The recipe that figures are of unless another is asked for: gates sized, high fan-outs buffered.
 As the tools come, one register drives hundreds of gates, and a clock says nothing of the design."""
 MAX_BYTES = 1 << 20
+SAME = 1e-3
+"""A path of all blocks is that of one block within so much: it drives another block's pins too."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class SpecArea:
         blocks: largest first.
         recipe: of the synthesis.
         macros: memories that are left out, by words and bits: "2048x32"; None where not counted.
+        across_ps: longest path of all blocks put together; 0 where it was not looked for.
+        across: from which block to which.
     """
 
     spec: str
@@ -66,6 +70,8 @@ class SpecArea:
     blocks: tuple[Block, ...]
     recipe: str = "stock"
     macros: Mapping[str, int] | None = None
+    across_ps: float = 0.0
+    across: str = ""
 
     @property
     def name(self) -> str:
@@ -91,6 +97,19 @@ class SpecArea:
     def slowest(self) -> Block:
         """The block with the longest path between registers."""
         return max(self.blocks, key=lambda block: block.stage_ps)
+
+    @property
+    def period_ps(self) -> float:
+        """The shortest that all paths allow, inside blocks and across them."""
+        return max(self.slowest.stage_ps, self.across_ps)
+
+    @property
+    def limit(self) -> str:
+        """What that is."""
+        block = self.slowest
+        if self.across_ps > block.stage_ps * (1 + SAME):
+            return f"a path {self.across}"
+        return f"a stage of {block.name}" + (f" that ends at {block.stage}" if block.stage else "")
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready, units in the keys."""
