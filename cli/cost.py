@@ -168,7 +168,9 @@ def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
     clock_hz = 1e12 / area.period_ps
     cautions = ["no clock tree and no wires"]
     if is_whole(spec):
-        cautions.append("a second port of memories: the macros have one, the design reads and writes in one cycle")
+        cautions.append(
+            "a second port of memories: macros have one, the design reads and writes in a cycle"
+        )
     held: dict[str, Figure] = {}
     at_28: dict[str, dict[str, Figure]] = {}
     try:

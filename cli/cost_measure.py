@@ -1,4 +1,4 @@
-"""Areas and stages of a spec's blocks: from the file that came along, else synthesised and timed."""
+"""Areas and stages of a spec's blocks: from the file that came along, else synthesised."""
 
 from __future__ import annotations
 

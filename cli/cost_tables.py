@@ -48,7 +48,9 @@ def block_table(one: SpecCost) -> Table:
     rows += [[f"memory: {n}", "", f"{f.value:.0f}", "", ""] for n, f in one.memories.items()]
     held = one.area
     rows.append(["all", "", f"{one.total_um2:.0f}", str(held.registers), ""])
-    title = f"{one.spec.name} on {held.library}, {held.node_nm:g} nm, recipe {held.recipe}, measured"
+    title = (
+        f"{one.spec.name} on {held.library}, {held.node_nm:g} nm, recipe {held.recipe}, measured"
+    )
     return table(title, columns, rows)
 
 

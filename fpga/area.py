@@ -33,6 +33,7 @@ __all__ = ["VERSION", "design_key", "macros_of", "measure", "units_of"]
 VERSION = 1
 """Of how blocks are measured; another number forgets what is kept."""
 ENGINE = "opennpe_engine"
+COPROCESSOR = Path(opennpe.__path__[0]) / "rtl" / "coprocessor.py"
 SAID = re.compile(r'^[ \t]*(?:#.*|"""(?:.|\n)*?""")[ \t]*\n', re.MULTILINE)
 IMPORT = re.compile(r"^[ \t]*from (opennpe[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
@@ -63,7 +64,7 @@ def design_key(spec: CoprocessorSpec, library: CellLibrary, recipe: str) -> str:
     digest = hashlib.sha256()
     for part in (VERSION, synthesis.VERSION, recipe, library.name, library.sha256, repr(spec)):
         digest.update(f"{part}\n".encode())
-    for text in _statements(Path(opennpe.__path__[0]) / "rtl" / "coprocessor.py"):
+    for text in _statements(COPROCESSOR):
         digest.update(text.encode())
     return digest.hexdigest()[:16]
 
@@ -221,10 +222,10 @@ def stage(netlist: Netlist) -> timing.Path | None:
     inner = replace(netlist, ports=ports)
     node = netlist.library.node_nm
     late = {name: _access_ps(name, node) for name in ports if name.endswith(boxes.READ)}
-    if not netlist.registers and not ports:
+    try:
+        return timing.analyse(inner, arrival_ps=late).worst
+    except timing.NoPathsError:
         return None
-    path = timing.analyse(inner, arrival_ps=late).worst
-    return path if path.total_ps > 0 else None
 
 
 def _access_ps(port: str, node: float) -> float:

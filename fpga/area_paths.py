@@ -67,7 +67,8 @@ def assembled(
             own = place(inner, f"{path}/{instance}")
             _connect(parts, one, instance, netlists[inner], outside, own)
         for name, port in one.ports.items():
-            if name.startswith("memory ") or block == top and not _boxed(name, placed[block]):
+            own_port = block == top and not _boxed(name, placed[block])
+            if name.startswith("memory ") or own_port:
                 kept = name.replace("memory ", f"memory {path}/", 1)
                 parts.ports[kept] = port.direction, outside(port.nets)
         return outside

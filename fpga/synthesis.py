@@ -100,7 +100,11 @@ def _map(
         log = yosys.run(
             f"read_verilog -sv {source}",
             *parameters,
-            *((f"{synth} -run :fine", *boxes.OUTSIDE, f"{synth} -run fine:check") if outside else (synth,)),
+            *(
+                (f"{synth} -run :fine", *boxes.OUTSIDE, f"{synth} -run fine:check")
+                if outside
+                else (synth,)
+            ),
             *clock_gating(library, recipe),
             f"write_json -noscopeinfo {before}",
             f"dfflibmap {liberty}",

@@ -18,12 +18,16 @@ from opennpe.fpga.netlist import Netlist
 from opennpe.fpga.timing_kernels import Gates, Run
 from opennpe.golden.errors import TechError
 
-__all__ = ["EDGES", "FALL", "RISE", "Path", "Step", "Timing", "analyse"]
+__all__ = ["EDGES", "FALL", "RISE", "NoPathsError", "Path", "Step", "Timing", "analyse"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 RISE, FALL = 0, 1
 EDGES = ("rise", "fall")
+
+
+class NoPathsError(TechError):
+    """No gate leads from where signals start to where paths end."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def analyse(
     _, inner = _run(netlist, gates, arcs, tables, load, sequence, slew, None)
     _, logic = _run(netlist, gates, arcs, tables, load, sequence, -1.0, input_slew_ps)
     if not paths:
-        raise TechError(f"{netlist.top} has no paths: no gate leads to an output or a register")
+        raise NoPathsError(f"{netlist.top} has no paths: no gate leads to an output or a register")
     inner = [path for path in inner if path.stage != "output"]
     return Timing(
         netlist,

@@ -122,7 +122,7 @@ def entry_name(library: str, spec: str, recipe: str) -> str:
 
 
 def stored(path: Path = FILE) -> dict[str, SpecArea]:
-    """Every entry by library, spec and recipe, "ihp130/EDGE_4X4/timing"; none where there is no file.
+    """Every entry by :attr:`SpecArea.name`; none where there is no file.
 
     Raises:
         TechError: a file that is none of areas.
