@@ -24,6 +24,8 @@ SPECS = ("EDGE_1X1", "EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "STRICT_4X4", "ULX3S_4X
 SHOWN = "EDGE_4X4"
 """Whose engine stands beside the published designs: it is the same in all of them."""
 LIBRARIES = ("ihp130", "asap7")
+RECIPES = (areas.RECIPE,)
+"""What is kept, the first shown: a spec whose areas are kept takes no synthesis."""
 
 
 def filled(text: str, tables: dict[str, str]) -> str:

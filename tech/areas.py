@@ -160,8 +160,8 @@ def load(library: str, spec: str, recipe: str = RECIPE) -> SpecArea:
     if name not in found:
         there = ", ".join(found) or "none"
         raise TechError(
-            f"no areas {name} are kept, only {there}: run `opennpe cost --spec {spec} --recipe "
-            f"{recipe}`"
+            f"no areas of {spec} in {library} by recipe {recipe} are kept, only {there}: run "
+            f"`opennpe cost --spec {spec} --recipe {recipe}`"
         )
     return found[name]
 
