@@ -16,11 +16,13 @@ from rich.table import Table
 __all__ = [
     "achieved",
     "band_text",
+    "block_markdown",
     "block_table",
     "comparison_markdown",
     "labelled",
     "lines",
     "peak_markdown",
+    "recipe_markdown",
     "run_table",
     "spec_markdown",
 ]  # fmt: skip
@@ -121,6 +123,38 @@ def spec_markdown(specs: list[SpecCost]) -> str:
             f"{one.area.slowest.name} | {um2:.4g} | {stage / 1000:.3g} | "
             f"{'; '.join(band_text(f, 3) for n, f in one.at_28_nm.items() if n != 'cells_mm2')} |"
         )
+    return "\n".join(rows)
+
+
+def block_markdown(specs: Sequence[SpecCost]) -> str:
+    """The table of blocks in docs/cost.md."""
+    heads = ["spec", "library", "block", "copies", "um2", "share of all", "registers",
+             "slowest stage ns", "it ends at"]  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for one in specs:
+        start = [one.spec.name, one.area.library]
+        for b in one.area.blocks:
+            share = f"{100 * b.area_um2 / one.total_um2:.1f} %"
+            stage = f"{b.stage_ps / 1000:.2f}" if b.stage_ps else ""
+            cells = [b.name, str(b.copies), f"{b.area_um2:.0f}", share, str(b.registers), stage,
+                     b.stage]  # fmt: skip
+            rows.append(f"| {' | '.join([*start, *cells])} |")
+        for name, held in one.memories.items():
+            share = f"{100 * held.value / one.total_um2:.1f} %"
+            cells = [f"memory: {name}", "", f"{held.value:.0f}", share, "", "", ""]
+            rows.append(f"| {' | '.join([*start, *cells])} |")
+    return "\n".join(rows)
+
+
+def recipe_markdown(specs: Sequence[SpecCost]) -> str:
+    """The table of one engine by every recipe in docs/cost.md."""
+    heads = ["library", "recipe", "engine um2", "registers", "slowest stage ns"]
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for one in specs:
+        um2, registers, stage = one.engine
+        cells = [one.area.library, one.area.recipe, f"{um2:.0f}", f"{registers:.0f}",
+                 f"{stage / 1000:.2f}"]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from opennpe.cli import cost_tables
 from opennpe.cli.cost import Report, SpecCost, spec_cost
 from opennpe.cli.cost_files import write
+from opennpe.cli.progress import reporter
+from opennpe.fpga.recipes import RECIPES
 from opennpe.golden import catalog
 from opennpe.tech import areas
 
@@ -24,8 +26,8 @@ SPECS = ("EDGE_1X1", "EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "STRICT_4X4", "ULX3S_4X
 SHOWN = "EDGE_4X4"
 """Whose engine stands beside the published designs: it is the same in all of them."""
 LIBRARIES = ("ihp130", "asap7")
-RECIPES = (areas.RECIPE,)
-"""What is kept, the first shown: a spec whose areas are kept takes no synthesis."""
+ALONE = "EDGE_1X1"
+"""One engine, which every recipe makes."""
 
 
 def filled(text: str, tables: dict[str, str]) -> str:
@@ -41,21 +43,26 @@ def filled(text: str, tables: dict[str, str]) -> str:
 
 def main() -> None:
     """Measure, keep, write."""
-    found: list[SpecCost] = []
     kept = areas.stored()
-    for library in LIBRARIES:
-        for name in SPECS:
-            one = spec_cost(catalog.get(name), library)
-            kept[f"{library}/{name}"] = one.area
-            found.append(one)
-            areas.save(kept)
-            print(f"{library} {name}: {one.area.area_um2 / 1e6:.4g} mm2 of cells", file=sys.stderr)
+
+    def measured(library: str, name: str, recipe: str) -> SpecCost:
+        one = spec_cost(catalog.get(name), library, progress, recipe)
+        kept[one.area.name] = one.area
+        areas.save(kept)
+        print(f"{one.area.name}: {one.area.area_um2 / 1e6:.4g} mm2 of cells", file=sys.stderr)
+        return one
+
+    with reporter() as progress:
+        engines = [measured(library, ALONE, recipe) for library in LIBRARIES for recipe in RECIPES]
+        found = [measured(library, name, areas.RECIPE) for library in LIBRARIES for name in SPECS]
+    areas.save({one.area.name: one.area for one in (*engines, *found)})
+    shown = [one for one in found if one.spec.name == SHOWN]
     tables = {
         "specs": cost_tables.spec_markdown(found),
-        "peaks": cost_tables.peak_markdown([one for one in found if one.spec.name == SHOWN]),
-        "comparison": cost_tables.comparison_markdown(
-            Report(tuple(one for one in found if one.spec.name == SHOWN)).comparison()
-        ),
+        "blocks": cost_tables.block_markdown(shown),
+        "recipes": cost_tables.recipe_markdown(engines),
+        "peaks": cost_tables.peak_markdown(shown),
+        "comparison": cost_tables.comparison_markdown(Report(tuple(shown)).comparison()),
     }
     DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), tables), encoding="utf-8")
     write(Report(tuple(found[: len(SPECS)])), page=ROOT / "build" / "cost.html")
