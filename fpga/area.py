@@ -1,8 +1,9 @@
 """Areas of a spec by block: each distinct block mapped once, memories left to their macros.
 
-Area, registers and leakage of a block are those of all its copies. Its stage is the longest path
-within a copy that begins at a register or at what a memory read, and ends at a register or at a
-memory's pin; paths through several blocks are found on the blocks put together again.
+Area, registers and leakage of a block are those of all its copies, without what leads nowhere once
+the blocks are together: a block mapped on its own cannot know what nobody outside takes. Its
+stage is the longest path within a copy that begins at a register or at what a memory read, and
+ends at a register or at a memory's pin; paths across blocks are found on all of them together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import opennpe
 from opennpe.fpga import area_blocks, area_paths, boxes, synthesis, timing
 from opennpe.fpga.area_blocks import Unit
@@ -33,6 +35,7 @@ __all__ = ["VERSION", "design_key", "macros_of", "measure", "units_of"]
 VERSION = 1
 """Of how blocks are measured; another number forgets what is kept."""
 ENGINE = "opennpe_engine"
+ENGINES = "engines"
 COPROCESSOR = Path(opennpe.__path__[0]) / "rtl" / "coprocessor.py"
 SAID = re.compile(r'^[ \t]*(?:#.*|"""(?:.|\n)*?""")[ \t]*\n', re.MULTILINE)
 IMPORT = re.compile(r"^[ \t]*from (opennpe[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
@@ -110,28 +113,59 @@ def measure(
     for unit in units:
         rows.append((unit, _one(unit, library, recipe)))
         progress.advance()
-    progress.stage("paths across blocks", 1)
-    across = _across(units, library, recipe)
+    progress.stage("all blocks together", 1)
+    together = _together(units, library, recipe)
     progress.advance()
-    return replace(combined(spec, library, recipe, rows), **across)
+    return combined(spec, library, recipe, rows, together)
 
 
-def _across(units: Sequence[Unit], library: CellLibrary, recipe: str) -> dict[str, Any]:
-    """The longest path of all blocks put together, if there is more than one."""
+def _together(units: Sequence[Unit], library: CellLibrary, recipe: str) -> dict[str, Any]:
+    """What shows on all blocks put together, if there is more than one."""
     if len(units) == 1:
         return {}
 
     def make() -> dict[str, Any]:
         netlists = {unit.name: netlist_of(unit, library, recipe) for unit in units}
-        placed = {unit.name: unit.placed for unit in units}
-        path = stage(area_paths.assembled(units[-1].name, netlists, placed))
-        if path is None:
-            return {}
-        start, end = (area_paths.place_of(name).split("/")[-1] for name in (path.start, path.end))
-        return {"across_ps": path.total_ps, "across": f"from {start} to {end}"}
+        return joined(units, netlists)
 
     texts = [unit.text for unit in units]
-    return kept("areas", make, *texts, library.name, library.sha256, recipe, f"across {VERSION}")
+    return kept("areas", make, *texts, library.name, library.sha256, recipe, f"all {VERSION}")
+
+
+def joined(units: Sequence[Unit], netlists: Mapping[str, Netlist]) -> dict[str, Any]:
+    """All blocks together: what of each leads anywhere, and the longest path across them.
+
+    Engines are kept whole: an engine is the same wherever it stands.
+
+    Args:
+        units: the outermost last, as :func:`opennpe.fpga.area_blocks.cut` gives them.
+        netlists: one a block.
+    """
+    top, placed = units[-1].name, {unit.name: unit.placed for unit in units}
+    whole = area_paths.assembled(top, netlists, placed)
+    names, block = area_paths.blocks_of(whole, top, placed)
+    is_engine = np.array([name == ENGINES for name in names])
+    held = area_paths.live(whole, is_engine[block])
+    flops = np.zeros(len(whole.instances))
+    flops[list(whole.registers)] = 1
+    cells = [whole.library.cells[kind] for kind in whole.kinds]
+    quantities = {
+        "area_um2": np.array([cell.area_um2 for cell in cells])[whole.kind],
+        "leakage_nw": np.array([cell.leakage_nw for cell in cells])[whole.kind],
+        "registers": flops,
+    }
+    sums = {
+        what: np.bincount(block, weights=values * held, minlength=len(names)).tolist()
+        for what, values in quantities.items()
+    }
+    found: dict[str, Any] = {
+        "blocks": {name: {what: sums[what][at] for what in sums} for at, name in enumerate(names)}
+    }
+    path = stage(whole)
+    if path is not None:
+        start, end = (area_paths.place_of(name).split("/")[-1] for name in (path.start, path.end))
+        found |= {"across_ps": path.total_ps, "across": f"from {start} to {end}"}
+    return found
 
 
 def combined(
@@ -139,21 +173,25 @@ def combined(
     library: CellLibrary,
     recipe: str,
     rows: Sequence[tuple[Unit, Mapping[str, Any]]],
+    together: Mapping[str, Any] | None = None,
 ) -> SpecArea:
-    """Blocks as measured, to a spec's areas: largest first."""
-    blocks = [
-        Block(
-            unit.name,
-            unit.copies,
-            unit.copies * found["area_um2"],
-            unit.copies * found["registers"],
-            unit.copies * found["leakage_nw"],
-            found["stage_ps"],
-            found["stage"],
-        )
-        for unit, found in rows
-    ]
-    flops = sum(block.registers for block in blocks)
+    """Blocks as measured, to a spec's areas: largest first.
+
+    Args:
+        rows: one copy of each block.
+        together: of :func:`joined`; without it every copy counts as it was mapped.
+    """
+    whole = (together or {}).get("blocks", {})
+    blocks = []
+    for unit, found in rows:
+        own = {what: unit.copies * found[what] for what in ("area_um2", "registers", "leakage_nw")}
+        own = whole.get(unit.name, own)
+        held = int(own["registers"])
+        area, leakage = own["area_um2"], own["leakage_nw"]
+        stage_ps, end = found["stage_ps"], found["stage"]
+        if area:
+            blocks.append(Block(unit.name, unit.copies, area, held, leakage, stage_ps, end))
+    flops = sum(unit.copies * found["registers"] for unit, found in rows)
     clock = sum(unit.copies * found["clock_fj"] for unit, found in rows)
     macros: Counter[str] = Counter()
     for unit, found in rows:
@@ -168,6 +206,8 @@ def combined(
         tuple(sorted(blocks, key=lambda block: -block.area_um2)),
         recipe,
         dict(sorted(macros.items())),
+        (together or {}).get("across_ps", 0.0),
+        (together or {}).get("across", ""),
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from opennpe.fpga.netlist import CONSTANTS, Netlist, Port
 from opennpe.golden.errors import ToolError
 
-__all__ = ["assembled", "place_of"]
+__all__ = ["assembled", "blocks_of", "live", "place_of"]
 
 Ints = NDArray[np.int32]
 
@@ -131,3 +131,60 @@ def _joined(parts: _Parts) -> Ints:
         if b >= CONSTANTS:
             root[b] = a
     return np.array([of(net) for net in range(parts.nets)], np.int32)
+
+
+def blocks_of(
+    netlist: Netlist, top: str, placed: Mapping[str, Mapping[str, str]]
+) -> tuple[tuple[str, ...], Ints]:
+    """Names of the blocks, and of each instance of an assembled netlist which it is in: int32."""
+    names = tuple(placed)
+    numbers: dict[str, int] = {}
+
+    def walk(block: str, path: str) -> None:
+        numbers[path] = names.index(block)
+        for instance, inner in placed[block].items():
+            walk(inner, f"{path}/{instance}")
+
+    walk(top, top)
+    return names, np.array([numbers[place_of(name)] for name in netlist.instances], np.int32)
+
+
+def live(netlist: Netlist, always: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool (instances,): whether an instance leads to an output or a memory, or is kept anyway.
+
+    A block mapped on its own has registers for what nothing outside takes, such as fields of
+    commands that no unit looks at; a mapping of the whole drops them.
+
+    Args:
+        netlist: of :func:`assembled`.
+        always: bool (instances,), what is kept whether or not something takes it.
+    """
+    driver, ends = _drivers(netlist)
+    owner = np.repeat(np.arange(len(netlist.instances)), np.diff(netlist.first_pin))
+    wanted = np.zeros(len(netlist.nets), dtype=bool)
+    for port in netlist.ports.values():
+        if port.direction == "output":
+            wanted[port.nets] = True
+    reached = np.zeros_like(always)
+    todo = always.copy()
+    while True:
+        todo[driver[wanted & (driver >= 0)]] = True
+        new = todo & ~reached
+        if not new.any():
+            return reached
+        reached |= new
+        pins = netlist.pin_net[new[owner] & ends]
+        wanted[:] = False
+        wanted[pins[pins >= 0]] = True
+
+
+def _drivers(netlist: Netlist) -> tuple[Ints, NDArray[np.bool_]]:
+    """int32 (nets,): the instance that drives each, -1 for none; bool (pins,): which are inputs."""
+    cells = [netlist.library.cells[kind] for kind in netlist.kinds]
+    outputs = [np.array([pin.direction == "output" for pin in c.pins.values()]) for c in cells]
+    drives = np.concatenate([outputs[kind] for kind in netlist.kind])
+    owner = np.repeat(np.arange(len(netlist.instances)), np.diff(netlist.first_pin))
+    driver = np.full(len(netlist.nets), -1, np.int32)
+    used = drives & (netlist.pin_net >= 0)
+    driver[netlist.pin_net[used]] = owner[used]
+    return driver, ~drives
