@@ -14,10 +14,11 @@ from opennpe.cli import cost_measure, cost_page, cost_tables
 from opennpe.cli.cost import Report, SpecCost, _at_28, of_area
 from opennpe.cli.cost_files import write
 from opennpe.cli.main import main
+from opennpe.fpga import area, liberty
 from opennpe.golden import catalog
 from opennpe.golden.errors import TechError
 from opennpe.sim.accesses import memory_shapes
-from opennpe.sim.cost import is_whole
+from opennpe.sim.cost import ENGINES, MOVING, is_whole
 from opennpe.tech import areas
 from opennpe.tech.areas import Block, SpecArea
 
@@ -121,6 +122,13 @@ def test_areas_of_every_supported_spec_come_along():
             assert one.area.across_ps > 0
 
 
+def test_every_block_has_its_component_of_energy():
+    """A block that is not named counts as control: these three, and no other by mistake."""
+    names = {block.name for one in kept_specs() for block in one.area.blocks}
+    assert names - set(MOVING) == {ENGINES, "execute", "registers", "top"}
+    assert ENGINES == area.ENGINES
+
+
 def test_areas_that_leave_out_other_memories_are_refused():
     whole = next(one for one in kept_specs() if is_whole(one.spec))
     sizes = dict(whole.area.macros)
@@ -133,8 +141,6 @@ def test_areas_that_leave_out_other_memories_are_refused():
 
 def test_what_came_along_takes_no_synthesis(monkeypatch):
     """The key is that of the design as it stands; another design is mapped again."""
-    from opennpe.fpga import area, liberty
-
     cells = liberty.load("ihp130")
 
     def mapped(*_):
