@@ -110,7 +110,7 @@ def lines(report: Report) -> list[Table | list[str]]:
 def spec_markdown(specs: list[SpecCost]) -> str:
     """The table of specs in docs/cost.md."""
     head = (
-        "| spec | library | cells mm2 | memories mm2 | registers | clock MHz | slowest block | "
+        "| spec | library | cells mm2 | memories mm2 | registers | clock MHz | limited by | "
         "engine um2 | engine's stage ns | engine at 28 nm |"
     )
     rows = [head, "|---|" + "---|" * 9]
@@ -120,7 +120,7 @@ def spec_markdown(specs: list[SpecCost]) -> str:
         rows.append(
             f"| {one.spec.name} | {one.area.library} | {one.area.area_um2 / 1e6:.4g} | "
             f"{memories:.3g} | {one.area.registers} | {1e6 / one.area.period_ps:.4g} | "
-            f"{one.area.slowest.name} | {um2:.4g} | {stage / 1000:.3g} | "
+            f"{one.area.limit} | {um2:.4g} | {stage / 1000:.3g} | "
             f"{'; '.join(band_text(f, 3) for n, f in one.at_28_nm.items() if n != 'cells_mm2')} |"
         )
     return "\n".join(rows)
