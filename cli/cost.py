@@ -20,13 +20,15 @@ from opennpe.sim.cost_peak import Peak, peaks
 from opennpe.sim.cost_types import OPERATIONS, Cost, Options
 from opennpe.sim.roofs import peak_gops
 from opennpe.tech import coefficients
-from opennpe.tech.areas import SpecArea
+from opennpe.tech.areas import RECIPE, SpecArea
 from opennpe.tech.figures import Figure, worst
 from opennpe.tech.scaling import band
 
-__all__ = ["Report", "SpecCost", "cost", "of_area", "spec_cost"]
+__all__ = ["Report", "SpecCost", "cost", "of_area", "source_of", "spec_cost"]
 
 SCHEMA = "opennpe.cost/1"
+FITTED = "stock"
+"""The recipe by which published designs were mapped when constants were fitted to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,11 @@ class SpecCost:
     peaks: tuple[Peak, ...] = ()
 
     @property
+    def total_um2(self) -> float:
+        """Cells and memories."""
+        return self.area.area_um2 + sum(figure.value for figure in self.memories.values())
+
+    @property
     def engine(self) -> tuple[float, float, float]:
         """One engine's area in um2, its registers, and its slowest stage in ps."""
         block = next(b for b in self.area.blocks if b.name == ENGINES)
@@ -62,9 +69,11 @@ class SpecCost:
             "library": self.area.library,
             "node_nm": self.area.node_nm,
             "voltage_v": self.area.voltage_v,
+            "recipe": self.area.recipe,
             "key": self.area.key,
-            "clock_mhz": 1e6 / self.area.slowest.stage_ps,
-            "clock_limited_by": self.area.slowest.name,
+            "clock_mhz": 1e6 / self.area.period_ps,
+            "clock_limited_by": self.area.limit,
+            "slowest_block": self.area.slowest.name,
             "label": "measured",
             "blocks": [
                 {
@@ -103,7 +112,7 @@ class Report:
         ours = []
         for one in self.specs:
             um2, _, stage = one.engine
-            source = f"our netlist on {one.area.library}"
+            source = source_of(one.area)
             engine = Figure(um2, "um2", "measured", source)
             ours.append((one.spec.name, one.area, engine, stage / 1000, one.peaks))
         return comparison(ours, self.run)
@@ -125,30 +134,43 @@ class Report:
         }
 
 
+def source_of(area: SpecArea) -> str:
+    """Where figures of a spec's gates are from."""
+    return f"our netlist on {area.library}, recipe {area.recipe}"
+
+
 def spec_cost(
-    spec: CoprocessorSpec, library: str | Path = "ihp130", progress: Progress | None = None
+    spec: CoprocessorSpec,
+    library: str | Path = "ihp130",
+    progress: Progress | None = None,
+    recipe: str = RECIPE,
 ) -> SpecCost:
     """Areas, clock and peak of a spec; synthesised unless what is kept is of this design.
 
     Raises:
+        SpecError: no such recipe.
         TechError: no such library, or one that lacks a cell.
         ToolError: Yosys is missing.
     """
     from opennpe.fpga import liberty
 
     cells = liberty.load(library)
-    return of_area(spec, cost_measure.measure(spec, cells, progress=progress))
+    return of_area(spec, cost_measure.measure(spec, cells, None, progress, recipe))
 
 
 def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
-    """The same from areas that are known."""
-    clock_hz = 1e12 / area.slowest.stage_ps
+    """The same from areas that are known.
+
+    Raises:
+        TechError: areas that leave out other memories than the spec has.
+    """
+    cost_measure.check_memories(spec, area)
+    clock_hz = 1e12 / area.period_ps
     cautions = ["no clock tree and no wires"]
     if is_whole(spec):
         cautions.append(
-            f"logic of {', '.join(cost_measure.UNMAPPED)} and of the row units is not in the areas"
+            "a second port of memories: macros have one, the design reads and writes in a cycle"
         )
-        cautions.append("memories have one port, the design reads and writes in one cycle")
     held: dict[str, Figure] = {}
     at_28: dict[str, dict[str, Figure]] = {}
     try:
@@ -160,6 +182,11 @@ def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
         at_28 = _at_28(area)
     except DataError as error:
         cautions.append(f"no figures at 28 nm: {error}")
+    if area.recipe != FITTED and any("calibrated" in figures for figures in at_28.values()):
+        cautions.append(
+            f"a fit of the calibrated constants to recipe {area.recipe}: they were fitted to "
+            f"{FITTED}"
+        )
     peak = {name: peak_gops(spec, name, clock_hz) for name in spec.mac.formats}
     most = _peaks(spec, area, clock_hz, held, cautions)
     return SpecCost(spec, area, held, at_28, peak, tuple(cautions), most)
@@ -178,7 +205,11 @@ def _peaks(
         energies = coefficients.load(area.library)
     except TechError as error:
         cautions.append(f"no TOPS/W: {error}")
-    source = f"our netlist on {area.library}"
+    if energies is not None and energies.recipe != area.recipe:
+        cautions.append(
+            f"energies of gates by recipe {area.recipe}: they are of engines by {energies.recipe}"
+        )
+    source = source_of(area)
     engines = next(b.area_um2 for b in area.blocks if b.name == ENGINES)
     label = worst("measured", *(f.label for f in held.values()))
     whole = area.area_um2 + sum(f.value for f in held.values())
@@ -193,7 +224,7 @@ def _peaks(
 
 def _at_28(area: SpecArea) -> dict[str, dict[str, Figure]]:
     where = area.library, area.node_nm, area.voltage_v
-    source = f"our netlist on {area.library}"
+    source = source_of(area)
     engine = next(block for block in area.blocks if block.name == ENGINES)
 
     def carried(quantity: Any, value: float, unit: str) -> dict[str, Figure]:
@@ -220,6 +251,7 @@ def cost(
     clock_mhz: float | None = None,
     external_pj_per_bit: float | None = None,
     power_gating: bool = False,
+    recipe: str = RECIPE,
     progress: Progress | None = None,
 ) -> Report:
     """Costs of specs, and of a network's run on the first of them.
@@ -231,6 +263,7 @@ def cost(
         formats: at most one.
         clock_mhz: of the run; the fastest that the gates allow unless given.
         external_pj_per_bit: of the memory outside; LPDDR4's unless given.
+        recipe: of the synthesis (:mod:`opennpe.fpga.recipes`).
 
     Raises:
         OpenNPEError: anything wrong with the input, in one line.
@@ -240,7 +273,7 @@ def cost(
     chosen = [engine_spec(name) for name in specs]
     if model is not None and data is None:
         raise DataError("a network is calibrated by inputs: give them by --data FILE.npz")
-    found = tuple(spec_cost(spec, library, progress) for spec in chosen)
+    found = tuple(spec_cost(spec, library, progress, recipe) for spec in chosen)
     run = None
     if model is not None:
         energies = coefficients.load(found[0].area.library)

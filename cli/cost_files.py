@@ -77,7 +77,13 @@ def write(
 def _tables(report: Report, roofs: Roofline | None) -> dict[str, list[dict[str, Any]]]:
     """Rows of each CSV file by its name."""
     blocks = [
-        {"spec": one.spec.name, "library": one.area.library, **row, "label": "measured"}
+        {
+            "spec": one.spec.name,
+            "library": one.area.library,
+            "recipe": one.area.recipe,
+            **row,
+            "label": "measured",
+        }
         for one in report.specs
         for row in one.summary()["blocks"]
     ]

@@ -132,6 +132,11 @@ def _spec(one: SpecCost, run: Cost | None) -> str:
     held, (um2, registers, stage) = one.area, one.engine
     memories = sum(figure.value for figure in one.memories.values()) / 1e6
     cards = [
+        _card(f"{one.total_um2 / 1e6:.4g} mm2", "cells and memories below"),
+        _card(
+            f"{1e6 / held.period_ps:.4g} MHz",
+            f"clock, measured; recipe {held.recipe}; {held.limit}",
+        ),
         _card(f"{um2:.0f} um2", f"one engine, {held.node_nm:g} nm, measured"),
         _card(f"{stage / 1000:.2f} ns", "its slowest stage, measured"),
         _card(f"{registers:.0f}", "its registers, measured"),
@@ -143,7 +148,7 @@ def _spec(one: SpecCost, run: Cost | None) -> str:
     name = escape(one.spec.name)
     html = f"<h2>{name} on {escape(held.library)}</h2><div class=cards>{''.join(cards)}</div>"
     html += f"<h2>{name}: area by block</h2>" + _bars(parts, "mm2", f"area by block of {name}")
-    html += _peaks(one, run)
+    html += _blocks(one) + _peaks(one, run)
     titles = {"engine_um2": "area of one engine", "cells_mm2": "area of all cells measured",
               "engine_clock_ghz": "clock of the engine"}  # fmt: skip
     for what, figures in one.at_28_nm.items():
@@ -151,6 +156,27 @@ def _spec(one: SpecCost, run: Cost | None) -> str:
         html += _table(["method", "figure", "label", "how"], _band(figures), titles[what], "how")
     notes = "".join(f"<li>{escape(text)}</li>" for text in one.cautions)
     return html + f"<h2>{name}: not included</h2><ul class=soft>{notes}</ul>"
+
+
+def _blocks(one: SpecCost) -> str:
+    """A row a block, then the total."""
+    heads = ["block", "copies", "um2", "share", "registers", "slowest stage ns", "ends at"]
+    whole = one.total_um2
+    rows = [
+        [b.name, str(b.copies), f"{b.area_um2:.0f}", f"{100 * b.area_um2 / whole:.1f} %",
+         str(b.registers), f"{b.stage_ps / 1000:.2f}" if b.stage_ps else "", b.stage]
+        for b in one.area.blocks
+    ]  # fmt: skip
+    rows += [
+        [f"memory: {n}", "", f"{f.value:.0f}", f"{100 * f.value / whole:.1f} %", "", "", f.label]
+        for n, f in one.memories.items()
+    ]
+    rows.append(["all", "", f"{whole:.0f}", "", str(one.area.registers), "", ""])
+    return (
+        f"<p class=soft>Gates by recipe {escape(one.area.recipe)}, measured; a stage is the "
+        "longest path inside a block between registers, or from a memory to one.</p>"
+        + _table(heads, rows, f"blocks of {one.spec.name}")
+    )
 
 
 def _run(run: Cost, roofs: Roofline) -> str:

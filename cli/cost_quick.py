@@ -77,8 +77,9 @@ def line(name: str, found: Cost | str) -> str:
     total, area = found.total, found.bands.get("area_mm2")
     there = "" if area is None else f"; {area.low:.3g} to {area.high:.3g} mm2 at 28 nm"
     return (
-        f"cost {name}, {found.library}: {found.area_mm2:.3g} mm2 (measured, some blocks left "
-        f"out{there}), {total.seconds * 1e3:.3g} ms a sample at {found.clock_hz / 1e6:.4g} MHz, "
+        f"cost {name}, {found.library}, recipe {found.recipe}: {found.area_mm2:.3g} mm2 "
+        f"(measured{there}), {total.seconds * 1e3:.3g} ms a sample at {found.clock_hz / 1e6:.4g} "
+        f"MHz ({found.limit}), "
         f"{total.chip_pj / 1e6:.3g} uJ on the chip and {total.energy_pj['external'] / 1e6:.3g} uJ "
         f"outside, {total.gops:.3g} GOPS, {total.tops_per_w:.3g} TOPS/W"
     )
@@ -91,8 +92,11 @@ def summary(found: Cost | str | None) -> dict[str, Any] | None:
     total = found.total
     return {
         "library": found.library,
+        "recipe": found.recipe,
         "clock_mhz": found.clock_hz / 1e6,
+        "limited_by": found.limit,
         "area_mm2": found.area_mm2,
+        "area_um2": {name: figure.value for name, figure in found.area.items()},
         "time_ms_per_sample": total.seconds * 1e3,
         "chip_energy_uj_per_sample": total.chip_pj / 1e6,
         "external_energy_uj_per_sample": total.energy_pj["external"] / 1e6,

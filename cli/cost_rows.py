@@ -14,6 +14,7 @@ def run_summary(run: Cost) -> dict[str, Any]:
     return {
         "spec": run.spec,
         "library": run.library,
+        "recipe": run.recipe,
         "scope": run.scope,
         "clock_mhz": run.clock_hz / 1e6,
         "achieved_mhz": run.achieved_hz / 1e6,

@@ -16,11 +16,13 @@ from rich.table import Table
 __all__ = [
     "achieved",
     "band_text",
+    "block_markdown",
     "block_table",
     "comparison_markdown",
     "labelled",
     "lines",
     "peak_markdown",
+    "recipe_markdown",
     "run_table",
     "spec_markdown",
 ]  # fmt: skip
@@ -47,7 +49,11 @@ def block_table(one: SpecCost) -> Table:
     ]
     rows += [[f"memory: {n}", "", f"{f.value:.0f}", "", ""] for n, f in one.memories.items()]
     held = one.area
-    return table(f"{one.spec.name} on {held.library}, {held.node_nm:g} nm, measured", columns, rows)
+    rows.append(["all", "", f"{one.total_um2:.0f}", str(held.registers), ""])
+    title = (
+        f"{one.spec.name} on {held.library}, {held.node_nm:g} nm, recipe {held.recipe}, measured"
+    )
+    return table(title, columns, rows)
 
 
 def spec_lines(one: SpecCost) -> list[str]:
@@ -55,7 +61,7 @@ def spec_lines(one: SpecCost) -> list[str]:
     held = one.area
     peak = ", ".join(f"{name} {gops:.3g}" for name, gops in one.peak_gops.items())
     found = [
-        f"clock {1e6 / held.slowest.stage_ps:.1f} MHz (measured; {held.slowest.name})",
+        f"clock {1e6 / held.period_ps:.1f} MHz (measured, recipe {held.recipe}; {held.limit})",
         f"peak GOPS at that clock, two operations a MAC (measured): {peak}",
     ]
     names = {"engine_um2": "one engine", "cells_mm2": "all cells",
@@ -104,18 +110,51 @@ def lines(report: Report) -> list[Table | list[str]]:
 def spec_markdown(specs: list[SpecCost]) -> str:
     """The table of specs in docs/cost.md."""
     head = (
-        "| spec | library | cells mm2 | memories mm2 | engine um2 | engine's stage ns | "
-        "engine at 28 nm |"
+        "| spec | library | cells mm2 | memories mm2 | registers | clock MHz | limited by | "
+        "engine um2 | engine's stage ns | engine at 28 nm |"
     )
-    rows = [head, "|---|---|---|---|---|---|---|"]
+    rows = [head, "|---|" + "---|" * 9]
     for one in specs:
         um2, _, stage = one.engine
         memories = sum(figure.value for figure in one.memories.values()) / 1e6
         rows.append(
             f"| {one.spec.name} | {one.area.library} | {one.area.area_um2 / 1e6:.4g} | "
-            f"{memories:.3g} | {um2:.4g} | {stage / 1000:.3g} | "
+            f"{memories:.3g} | {one.area.registers} | {1e6 / one.area.period_ps:.4g} | "
+            f"{one.area.limit} | {um2:.4g} | {stage / 1000:.3g} | "
             f"{'; '.join(band_text(f, 3) for n, f in one.at_28_nm.items() if n != 'cells_mm2')} |"
         )
+    return "\n".join(rows)
+
+
+def block_markdown(specs: Sequence[SpecCost]) -> str:
+    """The table of blocks in docs/cost.md."""
+    heads = ["spec", "library", "block", "copies", "um2", "share of all", "registers",
+             "slowest stage ns", "it ends at"]  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for one in specs:
+        start = [one.spec.name, one.area.library]
+        for b in one.area.blocks:
+            share = f"{100 * b.area_um2 / one.total_um2:.1f} %"
+            stage = f"{b.stage_ps / 1000:.2f}" if b.stage_ps else ""
+            cells = [b.name, str(b.copies), f"{b.area_um2:.0f}", share, str(b.registers), stage,
+                     b.stage]  # fmt: skip
+            rows.append(f"| {' | '.join([*start, *cells])} |")
+        for name, held in one.memories.items():
+            share = f"{100 * held.value / one.total_um2:.1f} %"
+            cells = [f"memory: {name}", "", f"{held.value:.0f}", share, "", "", ""]
+            rows.append(f"| {' | '.join([*start, *cells])} |")
+    return "\n".join(rows)
+
+
+def recipe_markdown(specs: Sequence[SpecCost]) -> str:
+    """The table of one engine by every recipe in docs/cost.md."""
+    heads = ["library", "recipe", "engine um2", "registers", "slowest stage ns"]
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for one in specs:
+        um2, registers, stage = one.engine
+        cells = [one.area.library, one.area.recipe, f"{um2:.0f}", f"{registers:.0f}",
+                 f"{stage / 1000:.2f}"]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -259,6 +259,12 @@ def cost(
     power_gating: Annotated[
         bool, typer.Option("--power-gating", help="Switch idle engines off.")
     ] = False,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="How gates are made: timing, sized, booth or stock; +gated."
+        ),
+    ] = "timing",
     csv: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for CSV files.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="A page of it all.")] = None,
     roofline: Annotated[
@@ -281,6 +287,7 @@ def cost(
             clock_mhz=clock,
             external_pj_per_bit=external,
             power_gating=power_gating,
+            recipe=recipe,
             progress=progress,
         )
     cost_files.write(report, csv, html, roofline)

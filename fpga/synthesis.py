@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.lib import wiring
-from opennpe.fpga import liberty_text, netlist, recipes
+from opennpe.fpga import boxes, liberty_text, netlist, recipes
 from opennpe.fpga.kept import kept
 from opennpe.fpga.netlist import Netlist
 from opennpe.fpga.recipes import Recipe
@@ -47,6 +47,7 @@ def synthesise(
     top: str,
     recipe: Recipe | str = "stock",
     parameters: Mapping[str, int] | None = None,
+    outside: bool = False,
 ) -> Netlist:
     """A design flattened and mapped to a library's cells.
 
@@ -56,6 +57,8 @@ def synthesise(
         top: the module that becomes the netlist; a component is named so.
         recipe: or its name.
         parameters: of the top module, if it has any.
+        outside: black boxes and memories of lines are left out, what leads to them and comes from
+            them being ports (:mod:`opennpe.fpga.boxes`).
 
     Raises:
         ToolError: Yosys refuses the design or is missing.
@@ -68,9 +71,9 @@ def synthesise(
     sets = [f"chparam -set {name} {int(value)} {top}" for name, value in (parameters or {}).items()]
 
     def make() -> dict[str, Any]:
-        return _map(text, library, top, chosen, sets)
+        return _map(text, library, top, chosen, sets, outside)
 
-    parts = text, _identity(library), repr(chosen), top, repr(sets)
+    parts = text, _identity(library), repr(chosen), top, repr(sets), *("outside",) * outside
     return netlist.from_json(kept("gates", make, *parts, str(VERSION)), top, library)
 
 
@@ -79,7 +82,12 @@ def _identity(library: CellLibrary) -> str:
 
 
 def _map(
-    text: str, library: CellLibrary, top: str, recipe: Recipe, parameters: Sequence[str]
+    text: str,
+    library: CellLibrary,
+    top: str,
+    recipe: Recipe,
+    parameters: Sequence[str],
+    outside: bool,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="opennpe-gates-") as name:
         folder = Path(name)
@@ -88,12 +96,17 @@ def _map(
         liberty = library_files(library, folder)
         script = folder / "abc.script"
         script.write_text(recipe.abc.replace(";", "\n") + "\n", encoding="utf-8")
+        synth = f"synth -top {top} -flatten{' -booth' if recipe.booth else ''}"
         log = _passes(
             library,
             top,
             f"read_verilog -sv {source}",
             *parameters,
-            f"synth -top {top} -flatten{' -booth' if recipe.booth else ''}",
+            *(
+                (f"{synth} -run :fine", *boxes.OUTSIDE, f"{synth} -run fine:check")
+                if outside
+                else (synth,)
+            ),
             *clock_gating(library, recipe),
             f"write_json -noscopeinfo {before}",
             f"dfflibmap {liberty}",
@@ -105,6 +118,8 @@ def _map(
         modules = json.loads(mapped.read_text(encoding="utf-8"))["modules"]
         names = register_names(json.loads(before.read_text(encoding="utf-8"))["modules"][top])
     module = modules[top]
+    if outside:
+        boxes.cut(modules, top)
     check_mapped(module, library, top)
     cells = {
         names.get(instance, instance): [cell["type"], cell["connections"]]

@@ -6,8 +6,9 @@ arrives everywhere at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,16 @@ from opennpe.fpga.netlist import Netlist
 from opennpe.fpga.timing_kernels import Gates, Run
 from opennpe.golden.errors import TechError
 
-__all__ = ["EDGES", "FALL", "RISE", "Path", "Step", "Timing", "analyse"]
+__all__ = ["EDGES", "FALL", "RISE", "NoPathsError", "Path", "Step", "Timing", "analyse"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 RISE, FALL = 0, 1
 EDGES = ("rise", "fall")
+
+
+class NoPathsError(TechError):
+    """No gate leads from where signals start to where paths end."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Path:
         start, end: names of the register bits or ports; "" for a constant.
         stage: of the end.
         steps: the gates between.
-        clock_to_output_ps: of the register it starts at; 0 at a port.
+        clock_to_output_ps: of the register it starts at; when it arrives at a port.
         setup_ps: of the register it ends at; 0 at a port.
     """
 
@@ -111,6 +116,7 @@ def analyse(
     clock_slew_ps: float | None = None,
     wire_ff_per_fanout: float = 0.0,
     output_load_ff: float = 0.0,
+    arrival_ps: Mapping[str, float] | None = None,
 ) -> Timing:
     """Static timing of a netlist.
 
@@ -120,6 +126,7 @@ def analyse(
         clock_slew_ps: of every clock pin; the library's typical slew if None.
         wire_ff_per_fanout: wire of a net, for each pin it leads to.
         output_load_ff: of output ports.
+        arrival_ps: at input ports, by name, where it is not 0.
 
     Raises:
         TechError: a loop of gates, or nothing to time.
@@ -135,11 +142,13 @@ def analyse(
         name = netlist.instances[min(stuck)]
         raise TechError(f"{netlist.top}: {len(stuck)} gates hang on a loop, {name} among them")
     slew = netlist.library.typical_slew_ps if clock_slew_ps is None else clock_slew_ps
-    timed, paths = _run(netlist, gates, arcs, tables, load, sequence, slew, input_slew_ps)
+    timed, paths = _run(
+        netlist, gates, arcs, tables, load, sequence, slew, input_slew_ps, arrival_ps or {}
+    )
     _, inner = _run(netlist, gates, arcs, tables, load, sequence, slew, None)
     _, logic = _run(netlist, gates, arcs, tables, load, sequence, -1.0, input_slew_ps)
     if not paths:
-        raise TechError(f"{netlist.top} has no paths: no gate leads to an output or a register")
+        raise NoPathsError(f"{netlist.top} has no paths: no gate leads to an output or a register")
     inner = [path for path in inner if path.stage != "output"]
     return Timing(
         netlist,
@@ -166,12 +175,13 @@ def _run(
     sequence: Ints,
     clock_slew: float,
     input_slew: float | None,
+    late: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Run, list[Path]]:
     """One propagation, and the latest path of each stage. ``input_slew`` None: no ports start."""
     run = _empty(len(netlist.nets), int(gates.first_arc[-1]))
     for port in netlist.ports.values():
         if port.direction == "input" and input_slew is not None:
-            run.arrival[port.nets] = 0.0
+            run.arrival[port.nets] = late.get(port.name, 0.0)
             run.slew[port.nets] = input_slew
     start = input_slew or 0.0
     timing_kernels.propagate(gates, arcs, tables, load, sequence, run, clock_slew, start)
@@ -272,7 +282,8 @@ class _Walker:
                 )
             )
             net, edge = source, before
-        return Path(self.ports.get(net, ""), end, stage, tuple(steps[::-1]), 0.0, setup)
+        began = max(0.0, float(run.arrival[net, edge]))
+        return Path(self.ports.get(net, ""), end, stage, tuple(steps[::-1]), began, setup)
 
 
 def _paths(walker: _Walker) -> list[Path]:

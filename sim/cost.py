@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from opennpe.golden.commands import PARAMETER_LINES
 from opennpe.golden.errors import DataError, OpenNPEError
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.sim.accesses import memory_shapes
@@ -49,12 +50,17 @@ def _of(name: str, share: Callable[[CoprocessorSpec], float] = lambda spec: 1.0)
 
 MOVING: dict[str, tuple[str, Moving]] = {
     "array": ("datapath", _of("steps")),
+    "array_rows": ("datapath", _of("steps")),
+    "parameters": ("datapath", _of("parameter_reads", lambda spec: PARAMETER_LINES)),
     "rows": ("datapath", _of("operand_reads", lambda spec: spec.array.rows)),
     "weights": ("datapath", _of("weight_reads")),
+    "sparse_decode": ("datapath", _of("weight_reads")),
     "results": ("datapath", _of("buffer_writes")),
     "sequence": ("datapath", _of("operand_reads", lambda spec: spec.array.rows)),
     "transpose": ("datapath", _of("moves")),
     "rowwise": ("row_units", _of("row_steps")),
+    "softmax": ("row_units", _of("row_steps")),
+    "norm": ("row_units", _of("row_steps")),
     "load": ("control", _beats("bus_bits_read")),
     "store": ("control", _beats("bus_bits_written")),
     "fill": ("control", _of("operand_writes", lambda spec: spec.array.rows)),
@@ -99,13 +105,14 @@ def technology(
     library: str = "ihp130",
     area: SpecArea | None = None,
     energies: Coefficients | None = None,
+    recipe: str = areas.RECIPE,
 ) -> Technology:
     """A spec in a library, from what came along unless it is given.
 
     Raises:
         TechError: areas or energies that are not there.
     """
-    area = area or areas.load(library, spec.name)
+    area = area or areas.load(library, spec.name, recipe)
     held = memories_of(spec, area.node_nm)
     slowest = max((m.access_ps for m in held.values()), default=0.0)
     return Technology(area, energies or coefficients.load(library), held, slowest)
@@ -160,8 +167,17 @@ def estimate(
         power_gating=options.power_gating,
         idle_pj=idle,
         bands=bands(spec, work, total, tech),
-        cautions=engine.cautions(),
+        cautions=engine.cautions() + _recipes(tech),
+        recipe=tech.area.recipe,
     )
+
+
+def _recipes(tech: Technology) -> tuple[str, ...]:
+    """That energies are of other gates than areas and clock."""
+    own, areas_own = tech.coefficients.recipe, tech.area.recipe
+    if own == areas_own:
+        return ()
+    return (f"energies are those of engines by recipe {own}, areas and clock by {areas_own}",)
 
 
 # -- engines --------------------------------------------------------------------------------------
@@ -342,7 +358,7 @@ def _idle(
 
 # -- area, labels ---------------------------------------------------------------------------
 def _area(tech: Technology) -> dict[str, Figure]:
-    source = f"Yosys and ABC on {tech.area.library}'s cells"
+    source = f"Yosys and ABC on {tech.area.library}'s cells, recipe {tech.area.recipe}"
     found = {b.name: Figure(b.area_um2, "um2", "measured", source) for b in tech.area.blocks}
     for held in tech.memories.values():
         found[f"memory: {held.shape.name}"] = held.area_um2

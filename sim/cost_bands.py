@@ -24,7 +24,7 @@ def bands(
     """By name: "area_mm2", "clock_ghz", "energy_uj", "tops_per_w", "gops_per_mm2".
 
     Cells go by the method's factor, memories are CACTI's at 28 nm in all of them; the memory
-    outside and leakage are left out. The clock is that of the slowest stage between registers. A
+    outside and leakage are left out. The clock is that of the slowest path between registers. A
     quantity for which one method alone has a factor is left out.
     """
     there = {name: memory(held.shape, TARGET_NM) for name, held in tech.memories.items()}
@@ -40,7 +40,7 @@ def bands(
     area = {name: _plus(figure, memory_mm2) for name, figure in area.items()}
     energy = _carried(tech, "energy", logic_pj / 1e6, "uJ")
     energy = {name: _plus(figure, memory_pj / 1e6) for name, figure in energy.items()}
-    period = _carried(tech, "delay", tech.area.slowest.stage_ps / 1000, "ns")
+    period = _carried(tech, "delay", tech.area.period_ps / 1000, "ns")
     clock = _turned(period, "GHz", lambda ns: 1 / ns)
     found = {
         "area_mm2": ("area", area),

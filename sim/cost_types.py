@@ -31,8 +31,8 @@ COMPONENTS: dict[str, Component] = {
     ),
     "datapath": Component(
         "datapath around them",
-        "rows, weights and results: the engines' switching per um2 in this layer, times their "
-        "area, in the cycles in which they move something",
+        "rows, weights, parameters, results and the like: the engines' switching per um2 in this "
+        "layer, times their area, in the cycles in which they move something",
     ),
     "row_units": Component("row units", "softmax and norm: the same, in the steps that they take"),
     "control": Component(
@@ -96,16 +96,15 @@ class Technology:
 
     @property
     def period_ps(self) -> float:
-        """The shortest: the slowest stage between registers, or a memory's access."""
-        return max(self.area.slowest.stage_ps, self.access_ps)
+        """The shortest: the slowest path between registers, or a memory's access."""
+        return max(self.area.period_ps, self.access_ps)
 
     @property
     def limit(self) -> str:
         """What the period comes from."""
-        if self.access_ps > self.area.slowest.stage_ps:
+        if self.access_ps > self.area.period_ps:
             return "the access of a memory macro"
-        block = self.area.slowest
-        return f"a stage of {block.name}" + (f" that ends at {block.stage}" if block.stage else "")
+        return self.area.limit
 
     @property
     def memory_um2(self) -> float:
@@ -182,6 +181,7 @@ class Cost:
             "power_gated".
         bands: quantities at 28 nm by every method.
         cautions: what a reader has to know.
+        recipe: of the gates whose area and clock these are.
     """
 
     spec: str
@@ -198,6 +198,7 @@ class Cost:
     idle_pj: Mapping[str, float]
     bands: Mapping[str, Band]
     cautions: tuple[str, ...] = ()
+    recipe: str = ""
 
     @property
     def area_mm2(self) -> float:
