@@ -33,7 +33,7 @@ BUDGET = 1 << 14
 """Words of a layer that are looked at; a layer of at most so many is counted whole."""
 MAX_SAMPLES = 4
 """Samples of a batch that are looked at, evenly spread."""
-TOGGLES = np.array([name not in ("word", "zero_word", "sum", "lane") for name in CLASSES])
+TOGGLES = np.array([name not in ("word", "zero_word", "sum", "gap", "lane") for name in CLASSES])
 RATIO = (math.sqrt(5) - 1) / 2
 """Steps through the outputs by the golden ratio: any number of them lies evenly."""
 
@@ -150,6 +150,7 @@ def _counted(name: str, product: Product, budget: int) -> LayerActivity:
         runs.astype(np.int64),
         product.bias[tile],
         np.ones(len(index), dtype=np.uint8),
+        product.shift[tile],
     )
     found = count(product.a, product.b, held)
     looked_at = len(index) * product.steps

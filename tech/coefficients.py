@@ -32,6 +32,7 @@ CLASSES = (
     "zero_word",
     "change",
     "sum",
+    "gap",
     "lane",
     "port_a",
     "port_b",
@@ -41,26 +42,42 @@ CLASSES = (
     "partial",
     "product",
     "shift",
+    "signs",
     "addend",
+    "latched",
     "added",
+    "base",
     "total",
     "carry",
-    "drained",
-    "negative",
     "sign",
+    "bias",
+    "drained",
+    "held",
+    "window",
+    "fraction",
+    "exponent",
+    "place",
+    "negative",
+    "ones",
 )
 """What is counted.
 
 word: word pairs that do work. zero_word: those with a word of zeros, for which what multiplies and
-aligns stands still. change: from the one to the other. sum: sums begun. lane: lanes drained,
-normalised and rounded. The others count toggles (bits that differ from one word to the next) of
-what each step sees: the words at the ports; significands and exponents as they are decoded;
-those held for the multiplier, where words of zeros leave no trace; the product; the exponent that
-it is shifted by; the product on the accumulator's grid, held; the same as it is added, zero for
-words of zeros; the sum. partial: bits of one significand that toggle times ones in the other, both
-ways. carry: toggles of the carries of the addition. drained: of a lane's sum from one lane that
-leaves to the next. negative: lanes that leave with a sum below zero. sign: lanes whose sum changes
-its sign at a word.
+aligns stands still. change: from the one to the other. sum: sums begun. gap: sums shorter than
+there are lanes, whose last word waits until those before have left. lane: lanes that leave,
+normalised and rounded. negative: those of them below zero. ones: bits set in their magnitudes.
+
+The others count toggles (bits that differ from one word to the next) of what each step sees: the
+words at the ports; significands and exponents as they are decoded; those held for the multiplier,
+where words of zeros leave no trace; the product; the exponent that it is shifted by; its signs. On
+the accumulator's grid, where a negative product is inverted: addend, as it is aligned; latched, as
+it is held; added, as it enters the adder, zero for words of zeros and in gaps. base: what it is
+added to, the bias where a sum begins. total, carry, sign: of the sum. partial: bits of one
+significand that toggle times ones in the other, both ways. bias: from sum to sum.
+
+Of lanes, from one that leaves to the next: drained: the sum as it is normalised, where each lane
+has slots of its own. held: lanes that wait. window: what the leading bit is found in. fraction,
+exponent, place: what is rounded, and where it was found.
 """
 
 LIMITS = {"modes": 16, "bytes": 1 << 20}

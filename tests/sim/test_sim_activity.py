@@ -75,6 +75,7 @@ def test_toggles_of_the_sum_are_goldens(fmt):
     held = word_activity.Sums(
         *words, np.array([0, steps]), np.array([0, 1]),
         np.zeros((1, 4, 2), np.uint64), np.ones(1, np.uint8),
+        np.zeros((1, 4), np.int64),
     )  # fmt: skip
     found = dict(zip(CLASSES, word_activity.count(fmt, fmt, held)[0], strict=True))
     totals = np.zeros(share, dtype=object)
