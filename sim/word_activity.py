@@ -20,8 +20,8 @@ __all__ = ["Decoded", "Sums", "count", "decoded"]
 
 Words = NDArray[np.uint16]
 (WORD, ZERO_WORD, CHANGE, SUM, GAP, LANE, PORT_A, PORT_B, DECODE_A, DECODE_B, OPERAND, PARTIAL,
- PRODUCT, SHIFT, SIGNS, ADDEND, LATCHED, ADDED, BASE, TOTAL, CARRY, SIGN, BIAS, DRAINED, HELD,
- WINDOW, FRACTION, EXPONENT, PLACE, NEGATIVE, ONES) = range(len(CLASSES))  # fmt: skip
+ PRODUCT, SHIFT, ADDEND, LATCHED, ADDED, BASE, TOTAL, CARRY, BIAS, DRAINED, HELD, WINDOW, FRACTION,
+ PLACE, ROUNDED, EXPONENT, ONES) = range(len(CLASSES))  # fmt: skip
 
 BYTE = 0xFF
 """Bits of an operand's exponent, the sign among them."""
@@ -185,7 +185,8 @@ class _Left(NamedTuple):
 
     Attributes:
         sum: uint64 (2,), of the last lane. held: uint64 (4, 2), lanes that waited for it.
-        rest: int64 (5,): window, fraction, exponent, place and sign.
+        rest: int64 (5,): window, fraction and place of what is normalised; fraction and exponent
+            of what is rounded.
     """
 
     sum: NDArray[np.uint64]
@@ -217,17 +218,19 @@ def _leaves(
     place = _leading(size_low, size_high)
     begin = place // SEGMENT * SEGMENT
     window = np.int64(_from(low, high, begin - FRACTION_BITS, SEGMENT + FRACTION_BITS))
+    # The sign goes along as another bit.
+    fraction = np.int64(_from(low, high, place - FRACTION_BITS, FRACTION_BITS)) << 1 | negative
+    at = lane * d.width + place
     row[WINDOW] += _ones(window ^ left.rest[0])
-    left.rest[0] = window
+    row[FRACTION] += _ones(fraction ^ left.rest[1])
+    row[PLACE] += _ones(at ^ left.rest[2])
+    left.rest[0], left.rest[1], left.rest[2] = window, fraction, at
     if done:
-        fraction = np.int64(_from(low, high, place - FRACTION_BITS, FRACTION_BITS))
-        exponent, at = place + d.grid + shift, lane * d.width + place
-        row[FRACTION] += _ones(fraction ^ left.rest[1]) + (negative ^ left.rest[4])
-        row[EXPONENT] += _ones((exponent ^ left.rest[2]) & SCALE_BITS)
-        row[PLACE] += _ones(at ^ left.rest[3])
-        row[NEGATIVE] += negative
+        exponent = place + d.grid + shift
+        row[ROUNDED] += _ones(fraction ^ left.rest[3])
+        row[EXPONENT] += _ones((exponent ^ left.rest[4]) & SCALE_BITS)
         row[ONES] += _ones(size_low) + _ones(size_high)
-        left.rest[1], left.rest[2], left.rest[3], left.rest[4] = fraction, exponent, at, negative
+        left.rest[3], left.rest[4] = fraction, exponent
 
 
 class _Adder(NamedTuple):
@@ -272,7 +275,6 @@ def _adds(d: Decoded, add: _Adder, lane: int, base: Any, addend: Any, sign: int,
             high += np.uint64(1)
     low &= mask_low
     high &= mask_high
-    row[SIGN] += _top(add.total[lane, 0] ^ low, add.total[lane, 1] ^ high, d.width)
     for half, new in ((0, low), (1, high)):
         carry = new ^ base[half] ^ addend[half]
         row[ADDED] += _ones(addend[half] ^ add.added[lane, half])
@@ -294,7 +296,6 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
     seen = np.zeros((4, 4), dtype=np.int64)
     held = np.zeros((4, 4), dtype=np.int64)
     product = np.zeros((2, 4), dtype=np.int64)
-    signs = np.zeros(4, dtype=np.int64)
     placed, aligned, latched, biased = np.zeros((4, 4, 2), dtype=np.uint64)
     adder = np.zeros((4, 4, 2), dtype=np.uint64)
     add = _Adder(adder[0], adder[1], adder[2], adder[3])
@@ -360,8 +361,6 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
                         if p:
                             low, high = _placed(p, shift + d.offset)
                         placed[lane, 0], placed[lane, 1] = low, high
-                    row[SIGNS] += sign ^ signs[lane]
-                    signs[lane] = sign
                     # The product stands still in words of zeros, its sign does not.
                     low, high = placed[lane, 0], placed[lane, 1]
                     if sign:

@@ -42,22 +42,20 @@ CLASSES = (
     "partial",
     "product",
     "shift",
-    "signs",
     "addend",
     "latched",
     "added",
     "base",
     "total",
     "carry",
-    "sign",
     "bias",
     "drained",
     "held",
     "window",
     "fraction",
-    "exponent",
     "place",
-    "negative",
+    "rounded",
+    "exponent",
     "ones",
 )
 """What is counted.
@@ -65,19 +63,20 @@ CLASSES = (
 word: word pairs that do work. zero_word: those with a word of zeros, for which what multiplies and
 aligns stands still. change: from the one to the other. sum: sums begun. gap: sums shorter than
 there are lanes, whose last word waits until those before have left. lane: lanes that leave,
-normalised and rounded. negative: those of them below zero. ones: bits set in their magnitudes.
+normalised and rounded. ones: bits set in their magnitudes.
 
 The others count toggles (bits that differ from one word to the next) of what each step sees: the
 words at the ports; significands and exponents as they are decoded; those held for the multiplier,
-where words of zeros leave no trace; the product; the exponent that it is shifted by; its signs. On
-the accumulator's grid, where a negative product is inverted: addend, as it is aligned; latched, as
-it is held; added, as it enters the adder, zero for words of zeros and in gaps. base: what it is
-added to, the bias where a sum begins. total, carry, sign: of the sum. partial: bits of one
-significand that toggle times ones in the other, both ways. bias: from sum to sum.
+where words of zeros leave no trace; the product; the exponent that it is shifted by. On the
+accumulator's grid, where a negative product is inverted: addend, as it is aligned; latched, as it
+is held; added, as it enters the adder, zero for words of zeros and in gaps. base: what it is added
+to, the bias where a sum begins. total, carry: of the sum. partial: bits of one significand that
+toggle times ones in the other, both ways. bias: from sum to sum.
 
-Of lanes, from one that leaves to the next: drained: the sum as it is normalised, where each lane
-has slots of its own. held: lanes that wait. window: what the leading bit is found in. fraction,
-exponent, place: what is rounded, and where it was found.
+Of sums, from one that the normaliser sees to the next (lanes that leave; a single lane always):
+drained: the sum, where each lane has slots of its own. held: lanes that wait. window: what the
+leading bit is found in. fraction, place: what follows it, and where it was found. rounded: the
+fractions of lanes that leave. exponent: of those, the shift included.
 """
 
 LIMITS = {"modes": 16, "bytes": 1 << 20}
