@@ -98,7 +98,7 @@ def test_toggles_of_the_sum_are_goldens(fmt):
     assert found["word"] + found["zero_word"] == steps
 
 
-def short_sums(fmt, steps, sums=9):
+def short_sums(fmt, steps, sums=33):
     """Sums of few words, with biases and shifts, and the integers that leave each lane."""
     rng = np.random.default_rng(steps)
     share, width = lanes.lanes(fmt), mac.GROUP_BITS // lanes.lanes(fmt)
@@ -158,7 +158,7 @@ def test_what_the_adder_and_the_normaliser_see_is_goldens(fmt, steps):
     assert found["exponent"] == toggles(exponents, 0x3FF)
     # Planted faults: biases and shifts that are not these.
     for field, name in (("bias", "base"), ("shift", "exponent")):
-        spoilt = held._replace(**{field: getattr(held, field) // 2})
+        spoilt = held._replace(**{field: getattr(held, field)[::-1] // 2})
         other = word_activity.count(fmt, fmt, spoilt)[0]
         assert other[CLASSES.index(name)] != found[name]
 
