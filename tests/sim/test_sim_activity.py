@@ -176,6 +176,22 @@ def test_figures_are_the_same_on_any_number_of_threads_and_sampled_close_to_whol
     )
 
 
+@pytest.mark.parametrize("fmt", ["fp4", "posit16"])
+def test_sampled_additions_are_close_to_whole_ones(fmt):
+    """Of two-word sums that leave, runs show all lanes but not all words."""
+    rng = np.random.default_rng(6)
+    f = formats.get(fmt)
+    shape = (1, 8, 32, 32)
+    tensors = {n: Tensor(n, shape, fmt, 0) for n in "abc"}
+    network = Network(("a", "b"), ("c",), tensors, (L.Add("add", ("a", "b"), "c"),))
+    codes = {n: f.encode(rng.normal(0, 1, shape), "zero").astype(f.dtype) for n in "ab"}
+    (whole,) = activity.activity(SPEC, network, codes, budget=1 << 30)
+    (sampled,) = activity.activity(SPEC, network, codes, budget=1 << 11)
+    assert whole.exact and sampled.looked_at <= 1 << 11 < whole.words
+    for name, all_of_it, some in zip(CLASSES, whole.counts, sampled.counts, strict=True):
+        assert some == pytest.approx(all_of_it, rel=0.1, abs=whole.words / 50), name
+
+
 def test_idle_engines_meet_words_of_zeros():
     network, x = one_conv("fp4")
     (found,) = activity.activity(SPEC, network, {"x": x})
