@@ -166,7 +166,7 @@ def _unseen(product: Product, sums: int, runs: int) -> Floats:
     """What makes up for the first words of runs, by class (classes,)."""
     words = sums * product.steps
     factor = np.full(len(CLASSES), words / max(words - runs, 1))
-    whole = COUNTED
+    whole: tuple[str, ...] = COUNTED
     if product.steps > 1:  # a sum whose first word is not seen leaves all the same
         whole += LEAVING + (SIGHTED if lanes.lanes(product.a) > 1 else ())
     factor[[CLASSES.index(name) for name in whole]] = 1.0
