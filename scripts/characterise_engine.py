@@ -4,22 +4,26 @@
 
 Writes ``tech/measured/<library>.json`` and prints a table in Markdown, a row a layer. Fitted are
 random streams and every other layer of a kind of the shipped network; judged are its other layers
-and, where OPENNPE_EXTRA names the folder of networks made by others, all layers of ResNet8.
+and, where OPENNPE_EXTRA names the folder of networks made by others, all layers of ResNet8 and
+every third of a kind of two networks that had no part in choosing the classes of events.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import energy_drawn
 import energy_streams as streams
 import numpy as np
 from opennpe import quant, sim
 from opennpe.cli import graphs
 from opennpe.fpga import characterise, engine_gates
+from opennpe.fpga.engine_gates import WordStream
 from opennpe.golden import catalog
 from opennpe.quant import zoo
 from opennpe.quant.policy import Policy
@@ -29,9 +33,17 @@ from opennpe.tech.coefficients import MODES, Coefficients
 
 SPEC = catalog.EDGE_4X4
 ROOT = Path(__file__).resolve().parents[1]
-RESNET = "data/converted_onnx/pretrainedResnet.onnx"
-RANDOM_WORDS, LAYER_WORDS = 500, 800
+EXTRA = "data/converted_onnx"
+RESNET = "pretrainedResnet.onnx"
+UNSEEN = {
+    "wake words": ("vww_96_float.onnx", 96, 0.0, 1.0),
+    "faces": ("face_detection_front.onnx", 128, -1.0, 1.0),
+}
+"""File, pixels of a side and range of networks that classes were not chosen by."""
+RANDOM_WORDS, LAYER_WORDS, UNSEEN_WORDS = 500, 800, 400
+DRAWN, DRAWN_WORDS = 60, 400
 SEED = 7
+OTHER_SEED, DRAWN_SEED = 8, 11
 
 
 def layers(model: Path, fmt: str, images: Any) -> Iterator[tuple[str, Product]]:
@@ -50,12 +62,14 @@ def layers(model: Path, fmt: str, images: Any) -> Iterator[tuple[str, Product]]:
             yield f"{index} {type(layer).__name__}", product
 
 
-def pictures(count: int) -> Any:
-    """Colour pictures of 32 x 32, 0 to 255: clothes, each in three sizes' worth of grey."""
+def pictures(count: int, size: int = 32, low: float = 0.0, high: float = 255.0) -> Any:
+    """Square colour pictures: clothes, each in three sizes' worth of grey."""
     grey = np.load(zoo.TEST_DATA)["x"][:count, 0]
     grey = np.pad(grey, ((0, 0), (2, 2), (2, 2)))
     grey = (grey - grey.min()) / (grey.max() - grey.min()) * 255
-    return np.stack([grey, 0.8 * grey + 20, 255 - grey], axis=1).astype(np.float32)
+    found = np.stack([grey, 0.8 * grey + 20, 255 - grey], axis=1)
+    found = found.repeat(size // 32, axis=2).repeat(size // 32, axis=3)
+    return (low + found * ((high - low) / 255)).astype(np.float32)
 
 
 def sources(fmt: str) -> Iterator[tuple[str, Product]]:
@@ -63,10 +77,23 @@ def sources(fmt: str) -> Iterator[tuple[str, Product]]:
     images = np.load(zoo.CALIBRATION)["x"][:16]
     for name, product in layers(zoo.MODEL, fmt, images):
         yield f"fashion {name}", product
-    extra = Path(os.environ.get("OPENNPE_EXTRA") or "/nowhere") / RESNET
-    if extra.is_file():
-        for name, product in layers(extra, fmt, pictures(8)):
+    extra = Path(os.environ.get("OPENNPE_EXTRA") or "/nowhere") / EXTRA
+    if (extra / RESNET).is_file():
+        for name, product in layers(extra / RESNET, fmt, pictures(8)):
             yield f"ResNet8 {name}", product
+
+
+def unseen(fmt: str) -> Iterator[tuple[str, Product]]:
+    """Every third layer of a kind of the networks that classes were not chosen by."""
+    extra = Path(os.environ.get("OPENNPE_EXTRA") or "/nowhere") / EXTRA
+    for network, (file, *about) in UNSEEN.items():
+        if (extra / file).is_file():
+            met: Counter[str] = Counter()
+            for name, product in layers(extra / file, fmt, pictures(4, *about)):
+                kind = name.split()[-1]
+                if met[kind] % 3 == 0:
+                    yield f"{network} {name}", product
+                met[kind] += 1
 
 
 def main() -> None:
@@ -78,6 +105,25 @@ def main() -> None:
     options = parser.parse_args()
     for library in options.library:
         one(library, options.recipe, not options.no_write)
+
+
+def mode_streams(spec: Any, a: str, b: str) -> Iterator[tuple[str, WordStream]]:
+    """What a mode is measured on, by name: random streams, then those that are not all fitted."""
+    rng = np.random.default_rng(SEED)
+    for i, stream in enumerate(streams.random_streams(spec, a, b, RANDOM_WORDS, rng)):
+        yield f"random {i}", stream
+    rng = np.random.default_rng(DRAWN_SEED)
+    for i, stream in enumerate(energy_drawn.drawn_streams(spec, a, b, DRAWN, DRAWN_WORDS, rng)):
+        yield f"drawn {i}", stream
+    if a == b:
+        rows, columns = SPEC.array.rows, SPEC.array.columns
+        for products, words in ((sources(a), LAYER_WORDS), (unseen(a), UNSEEN_WORDS)):
+            for name, product in products:
+                yield name, streams.of_layer(spec, product, rows, columns, words)
+    else:
+        rng = np.random.default_rng(OTHER_SEED)
+        for i, stream in enumerate(streams.random_streams(spec, a, b, RANDOM_WORDS // 2, rng)):
+            yield f"another {i}", stream
 
 
 def one(library: str, recipe: str, write: bool) -> None:
@@ -118,25 +164,15 @@ def fitted(gates: Any, model: Any, idle: float, mode: str) -> tuple[Any, float]:
     """Energies of a mode, and the worst error among layers that were not fitted."""
     a, _, b = mode.partition("+")
     b = b or a
-    rng = np.random.default_rng(SEED)
     spec = gates.spec
     found = [
-        (f"random {i}", *streams.measured(spec, model, a, b, stream))
-        for i, stream in enumerate(streams.random_streams(spec, a, b, RANDOM_WORDS, rng))
+        (name, *streams.measured(spec, model, a, b, stream))
+        for name, stream in mode_streams(spec, a, b)
     ]
-    if a == b:
-        rows, columns = SPEC.array.rows, SPEC.array.columns
-        for name, product in sources(a):
-            stream = streams.of_layer(spec, product, rows, columns, LAYER_WORDS)
-            found.append((name, *streams.measured(spec, model, a, b, stream)))
-    else:
-        other = streams.random_streams(spec, a, b, RANDOM_WORDS // 2, np.random.default_rng(8))
-        for i, stream in enumerate(other):
-            found.append((f"another {i}", *streams.measured(spec, model, a, b, stream)))
     shipped = [x for x in found if x[0].startswith("fashion")]
     kinds = sorted({x[0].split()[-1] for x in shipped})
     own = [x for kind in kinds for x in [y for y in shipped if y[0].endswith(kind)][::2]]
-    learnt = [x for x in found if x[0].startswith("random")] + own
+    learnt = [x for x in found if x[0].startswith(("random", "drawn"))] + own
     events = np.concatenate([x[1] for x in learnt])
     spent = np.concatenate([x[2] - idle * x[3] for x in learnt])
     result = characterise.fit(events, spent)

@@ -143,6 +143,7 @@ def events_of(a: str, b: str, stream: WordStream, windows: list[characterise.Win
         np.concatenate([[0], np.searchsorted(edges, cuts), [len(edges) - 1]]).astype(np.int64),
         bias[owner],
         begins.astype(np.uint8),
+        stream.shift[owner],
     )
     return count(a, b, held, joined=True)[1:-1]
 

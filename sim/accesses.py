@@ -195,6 +195,18 @@ def sequence_counts(
     }
 
 
+def _parameters(spec: CoprocessorSpec, found: dict[str, Ints]) -> Ints:
+    """Lines of parameters that a turn reads: the bias where a sum begins, shifts where it ends.
+
+    What an earlier exec began is gone on with and asks for no bias; a maximum goes through the
+    engines as a sum of its own, whatever the command says.
+    """
+    bias_lines = spec.engine.accumulator_bits // spec.engine.word_bits
+    begins = (found["begin"] == 1) | (found["kind"] == C.KINDS.index("max"))
+    shift_lines = (C.PARAMETER_LINES - bias_lines) * (found["finish"] == 1)
+    return np.asarray(bias_lines * begins + shift_lines)
+
+
 def _execs(
     spec: CoprocessorSpec, table: Ints, found: dict[str, Ints], records: dict[int, Ints]
 ) -> None:
@@ -208,7 +220,8 @@ def _execs(
     # read a step each.
     stream = 2 + counts["pixel_tiles"] * found["stream_lines"]
     _add(table, at, "weight_reads", np.where(sparse, stream, counts["steps"]))
-    _add(table, at, "parameter_reads", C.PARAMETER_LINES * counts["steps"])
+    lines = np.where(rows | moved, 0, _parameters(spec, found))
+    _add(table, at, "parameter_reads", counts["turns"] * lines)
     _add(table, at, "buffer_writes", counts["lines"])
     lanes = np.array([spec.engine.lanes(name) for name in spec.mac.formats])[found["out"]]
     looked = (found["table"] == 1) * counts["lines"] * (lanes + 1)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.golden import lanes
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError
 from opennpe.golden.network import Network
@@ -28,12 +29,20 @@ __all__ = ["BUDGET", "LayerActivity", "activity", "layer_activity"]
 
 Codes = NDArray[Any]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 BUDGET = 1 << 14
 """Words of a layer that are looked at; a layer of at most so many is counted whole."""
+RUN_WORDS = 32
+"""Words of sums that are looked at one after the other, at least two sums: what a first word
+toggles is not known, and sums must not lack their beginnings because of it."""
 MAX_SAMPLES = 4
 """Samples of a batch that are looked at, evenly spread."""
-TOGGLES = np.array([name not in ("word", "zero_word", "sum", "lane") for name in CLASSES])
+COUNTED = ("word", "zero_word", "sum", "gap", "lane")
+"""Classes that count every word or sum; the others lack what the first word of a run toggles."""
+LEAVING = ("held", "rounded", "exponent", "ones")
+SIGHTED = ("drained", "window", "fraction", "place")
+"""Classes of lanes that leave; the second ones see a single lane at every word."""
 RATIO = (math.sqrt(5) - 1) / 2
 """Steps through the outputs by the golden ratio: any number of them lies evenly."""
 
@@ -126,36 +135,70 @@ def layer_activity(
     found = layer_product(spec, network, layer, values)
     if found is None:
         return LayerActivity(layer.name, "", np.zeros(len(CLASSES)), 0, 0)
-    return _counted(layer.name, found, budget)
+    return _counted(spec, layer.name, found, budget)
 
 
-def _counted(name: str, product: Product, budget: int) -> LayerActivity:
+def _walk(spec: CoprocessorSpec, product: Product) -> tuple[Ints, Ints]:
+    """Pixels and tiles of all sums, one engine after the other: tiles inside pixels, of both what
+    falls to the engine."""
+    rows, columns = spec.array.rows, spec.array.columns
+    pixel, tile = (x.reshape(-1) for x in np.indices((product.pixels, product.tiles)))
+    order = np.lexsort((tile // columns, pixel // rows, tile % columns, pixel % rows))
+    return pixel[order], tile[order]
+
+
+def _runs(spec: CoprocessorSpec, product: Product, index: Ints, length: int) -> tuple[Ints, Ints]:
+    """Sums, and behind each those that its engine does next; behind its last one, its first."""
+    rows, columns = spec.array.rows, spec.array.columns
+    pixel, tile = index // product.tiles, index % product.tiles
+    pixels, tiles = [pixel], [tile]
+    for _ in range(length - 1):
+        wraps = tile + columns >= product.tiles
+        pixel = np.where(wraps, pixel + rows, pixel)
+        pixel = np.where(pixel < product.pixels, pixel, pixel % rows % product.pixels)
+        tile = np.where(wraps, tile % columns, tile + columns)
+        pixels.append(pixel)
+        tiles.append(tile)
+    return np.stack(pixels, axis=1).reshape(-1), np.stack(tiles, axis=1).reshape(-1)
+
+
+def _unseen(product: Product, sums: int, runs: int) -> Floats:
+    """What makes up for the first words of runs, by class (classes,)."""
+    words = sums * product.steps
+    factor = np.full(len(CLASSES), words / max(words - runs, 1))
+    whole: tuple[str, ...] = COUNTED
+    if product.steps > 1:  # a sum whose first word is not seen leaves all the same
+        whole += LEAVING + (SIGHTED if lanes.lanes(product.a) > 1 else ())
+    factor[[CLASSES.index(name) for name in whole]] = 1.0
+    factor[CLASSES.index("bias")] = sums / max(sums - runs, 1)
+    return factor
+
+
+def _counted(spec: CoprocessorSpec, name: str, product: Product, budget: int) -> LayerActivity:
     sums = product.pixels * product.tiles
     words = sums * product.steps
     if words <= budget:
-        # One engine after the other: pixels inside a tile.
-        index, length = np.arange(sums), sums
+        pixel, tile, length = *_walk(spec, product), sums
     else:
-        take = max(budget // (2 * product.steps), 1)
-        # Pairs of sums that follow each other, so that beginnings count as they are.
-        base = np.floor((np.arange(take) * RATIO % 1.0) * (sums - 1)).astype(np.int64)
-        index, length = (base[:, None] + np.arange(2)).reshape(-1), 2
-    tile, pixel = index // product.pixels, index % product.pixels
-    runs = np.arange(0, len(index) + 1, length)
+        # Sums that follow each other, so that beginnings count as they are.
+        length = max(2, -(-RUN_WORDS // product.steps))
+        take = max(budget // (length * product.steps), 1)
+        base = np.floor((np.arange(take) * RATIO % 1.0) * sums).astype(np.int64)
+        pixel, tile = _runs(spec, product, base, length)
+    runs = np.arange(0, len(pixel) + 1, length)
     left, right = product.sums(pixel, tile)
     held = Sums(
         np.ascontiguousarray(left, dtype=np.uint16).reshape(-1),
         np.ascontiguousarray(right, dtype=np.uint16).reshape(-1),
-        np.arange(len(index) + 1, dtype=np.int64) * product.steps,
+        np.arange(len(pixel) + 1, dtype=np.int64) * product.steps,
         runs.astype(np.int64),
         product.bias[tile],
-        np.ones(len(index), dtype=np.uint8),
+        np.ones(len(pixel), dtype=np.uint8),
+        product.shift[tile],
     )
     found = count(product.a, product.b, held)
-    looked_at = len(index) * product.steps
-    total = found.sum(axis=0) * (words / looked_at)
-    # A run's first word has no toggles to count.
-    total[TOGGLES] *= looked_at / max(looked_at - len(found), 1)
+    looked_at = len(pixel) * product.steps
+    total = found.sum(axis=0) * (words / looked_at) * _unseen(product, len(pixel), len(found))
     work = found[:, 0] / (np.diff(runs) * product.steps)
     error = 0.0
     if len(work) > 1 and work.mean() > 0:

@@ -111,6 +111,7 @@ def _stream(name: str) -> Sums:
         np.array([0, SUMS], dtype=np.int64),
         np.zeros((SUMS, 4, 2), dtype=np.uint64),
         np.ones(SUMS, dtype=np.uint8),
+        np.zeros((SUMS, 4), dtype=np.int64),
     )
 
 

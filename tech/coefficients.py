@@ -32,6 +32,7 @@ CLASSES = (
     "zero_word",
     "change",
     "sum",
+    "gap",
     "lane",
     "port_a",
     "port_b",
@@ -42,25 +43,40 @@ CLASSES = (
     "product",
     "shift",
     "addend",
+    "latched",
     "added",
+    "base",
     "total",
     "carry",
+    "bias",
     "drained",
-    "negative",
-    "sign",
+    "held",
+    "window",
+    "fraction",
+    "place",
+    "rounded",
+    "exponent",
+    "ones",
 )
 """What is counted.
 
 word: word pairs that do work. zero_word: those with a word of zeros, for which what multiplies and
-aligns stands still. change: from the one to the other. sum: sums begun. lane: lanes drained,
-normalised and rounded. The others count toggles (bits that differ from one word to the next) of
-what each step sees: the words at the ports; significands and exponents as they are decoded;
-those held for the multiplier, where words of zeros leave no trace; the product; the exponent that
-it is shifted by; the product on the accumulator's grid, held; the same as it is added, zero for
-words of zeros; the sum. partial: bits of one significand that toggle times ones in the other, both
-ways. carry: toggles of the carries of the addition. drained: of a lane's sum from one lane that
-leaves to the next. negative: lanes that leave with a sum below zero. sign: lanes whose sum changes
-its sign at a word.
+aligns stands still. change: from the one to the other. sum: sums begun. gap: sums shorter than
+there are lanes, whose last word waits until those before have left. lane: lanes that leave,
+normalised and rounded. ones: bits set in their magnitudes.
+
+The others count toggles (bits that differ from one word to the next) of what each step sees: the
+words at the ports; significands and exponents as they are decoded; those held for the multiplier,
+where words of zeros leave no trace; the product; the exponent that it is shifted by. On the
+accumulator's grid, where a negative product is inverted: addend, as it is aligned; latched, as it
+is held; added, as it enters the adder, zero for words of zeros and in gaps. base: what it is added
+to, the bias where a sum begins. total, carry: of the sum. partial: bits of one significand that
+toggle times ones in the other, both ways. bias: from sum to sum.
+
+Of sums, from one that the normaliser sees to the next (lanes that leave; a single lane always):
+drained: the sum, where each lane has slots of its own. held: lanes that wait. window: what the
+leading bit is found in. fraction, place: what follows it, and where it was found. rounded: the
+fractions of lanes that leave. exponent: of those, the shift included.
 """
 
 LIMITS = {"modes": 16, "bytes": 1 << 20}

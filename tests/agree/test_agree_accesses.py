@@ -1,12 +1,14 @@
 """What a program asks of the memories: counted from its commands, and by the gates themselves.
 
 The co-processor is built with its counters connected to the enables of its memories' ports, so the
-same registers that count stalls and beats count accesses.
+same registers that count stalls and beats count accesses. There are fewer of them than ports to
+watch, so two co-processors run each program, alike but for what they count.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,8 +35,13 @@ from host_cases import random_network, spec
 SPEC = spec(2, 2, operand_lines=1024, weight_lines=2048)
 """Memories of six depths, so that they can be told apart."""
 MEMORY = 1 << 20
-PORTS = ("buffer_reads", "buffer_writes", "operand_reads", "weight_reads", "parameter_reads")
-"""What takes the place of each counter but the cycles'."""
+PORTS = (
+    ("buffer_reads", "buffer_writes", "operand_reads", "weight_reads"),
+    ("bias_reads", "shift_reads"),
+)
+"""What takes the place of the counters behind the cycles', in each of the two."""
+SHIFT_LINES = max(SPEC.engine.lane_counts)
+BIAS_LINES = C.PARAMETER_LINES - SHIFT_LINES
 NETWORKS = 40
 
 
@@ -51,9 +58,9 @@ class Shim:
         return getattr(self.real, name)
 
 
-def counted_verilog(spec):
-    """The co-processor whose counters count accesses, those of the first row's operands."""
-    probes = {name: Signal(name=f"probe_{name}") for name in PORTS}
+def counted_verilog(spec, watched):
+    """The co-processor whose counters count accesses, of copies of a memory those of the first."""
+    probes = {name: Signal(name=f"probe_{name}") for name in watched}
     lines = spec.memory
     depths = {
         lines.buffer_lines: "buffer",
@@ -63,12 +70,12 @@ def counted_verilog(spec):
     }
     commands = lines.command_units * UNIT_BYTES // spec.line_bytes
     assert len({*depths, commands, C.TABLE_LINES}) == 6, "memories are told apart by their depth"
-    taken = set()
+    met = Counter()
 
     class Counted(coprocessor.Coprocessor):
         def _run(self, m, control, dispatcher, units):
             super()._run(m, Shim(control), dispatcher, units)
-            for counter, port in zip(COUNTERS[1:], PORTS, strict=True):
+            for counter, port in zip(COUNTERS[1:], watched, strict=False):
                 m.d.comb += getattr(control, f"count_{counter}").eq(probes[port])
 
     original = memory.Memory.elaborate
@@ -77,8 +84,12 @@ def counted_verilog(spec):
         m = Module()
         m.submodules.inner = original(self, platform)
         kind = depths.get(self.depth)
-        if kind is not None and kind not in taken:
-            taken.add(kind)
+        if kind == "parameter":  # biases' lines come first
+            met[kind] += 1
+            kind = "bias" if met[kind] <= BIAS_LINES else "shift"
+        if kind is not None:
+            met[kind] += 1
+        if kind is not None and met[kind] == 1:
             for ports, what in ((self.read_ports, "reads"), (self.write_ports, "writes")):
                 if f"{kind}_{what}" in probes:
                     m.d.comb += probes[f"{kind}_{what}"].eq(ports[0].en.any())
@@ -89,13 +100,26 @@ def counted_verilog(spec):
         text = convert(Counted(spec), TOP)
     finally:
         memory.Memory.elaborate = original
-    assert taken == set(depths.values())
+    assert set(met) == {*depths.values(), "bias", "shift"}
+    assert (met["bias"], met["shift"]) == (BIAS_LINES, SHIFT_LINES)
     return text
 
 
 @lru_cache
-def gates():
-    return Cosim(SPEC, MEMORY, verilog=counted_verilog(SPEC))
+def gates(watched):
+    return Cosim(SPEC, MEMORY, verilog=counted_verilog(SPEC, watched))
+
+
+def gates_say(program, codes):
+    """Counts of every port watched, and the cycles, which are those of both co-processors."""
+    found, cycled = {}, set()
+    for watched in PORTS:
+        cosim = gates(watched)
+        done = cosim.run(on_gates.load(cosim, program, codes), settings=MemorySettings()).counters
+        cycled.add(done.cycles)
+        found |= {p: getattr(done, c) for c, p in zip(COUNTERS[1:], watched, strict=False)}
+    assert len(cycled) == 1
+    return found, cycled.pop()
 
 
 def programs(count):
@@ -113,15 +137,13 @@ def programs(count):
         yield seed, program, codes
 
 
-def wrong(found, counters):
-    """Ports of which the count differs from the gates', with both numbers."""
-    copies = {"operand_reads": SPEC.array.rows, "parameter_reads": C.PARAMETER_LINES}
-    gates_say = {
-        port: getattr(counters, counter) * copies.get(port, 1)
-        for counter, port in zip(COUNTERS[1:], PORTS, strict=True)
-    }
+def wrong(found, said):
+    """Counts that differ from the gates', with both numbers."""
+    whole = dict(said) | {"operand_reads": said["operand_reads"] * SPEC.array.rows}
+    biases, shifts = whole.pop("bias_reads"), whole.pop("shift_reads")
+    whole["parameter_reads"] = BIAS_LINES * biases + SHIFT_LINES * shifts
     total = found.total()
-    return {p: (total[p], n) for p, n in gates_say.items() if total[p] != n}
+    return {p: (total[p], n) for p, n in whole.items() if total[p] != n}
 
 
 @pytest.mark.rtl
@@ -130,13 +152,14 @@ def test_counts_are_the_gates():
     kinds, seen = set(), np.zeros(len(COUNTS), dtype=np.int64)
     for seed, program, codes in programs(NETWORKS):
         found = accesses(SPEC, program)
-        done = gates().run(on_gates.load(gates(), program, codes), settings=MemorySettings())
-        assert done.counters.cycles == cycles(SPEC, program).counters.cycles
-        assert not wrong(found, done.counters), f"network {seed}"
-        # A planted fault: a fill that reads a line more than it does.
-        spoilt = found.table.copy()
-        spoilt[-1, COUNTS.index("buffer_reads")] += 1
-        assert wrong(Accesses(spoilt), done.counters)
+        said, cycled = gates_say(program, codes)
+        assert cycled == cycles(SPEC, program).counters.cycles
+        assert not wrong(found, said), f"network {seed}"
+        # Planted faults: a fill that reads a line more, a sum that asks for no shifts.
+        for name, error in (("buffer_reads", 1), ("parameter_reads", -SHIFT_LINES)):
+            spoilt = found.table.copy()
+            spoilt[-1, COUNTS.index(name)] += error
+            assert set(wrong(Accesses(spoilt), said)) == {name}
         seen += found.table.sum(axis=0)
         listed = program.image[program.address - program.origin :][: program.list_bytes].tobytes()
         kinds |= {c["kind"] for _, c in C.decode(listed) if c.op == "exec"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from opennpe.golden import catalog, formats, lanes, mac
@@ -75,6 +77,7 @@ def test_toggles_of_the_sum_are_goldens(fmt):
     held = word_activity.Sums(
         *words, np.array([0, steps]), np.array([0, 1]),
         np.zeros((1, 4, 2), np.uint64), np.ones(1, np.uint8),
+        np.zeros((1, 4), np.int64),
     )  # fmt: skip
     found = dict(zip(CLASSES, word_activity.count(fmt, fmt, held)[0], strict=True))
     totals = np.zeros(share, dtype=object)
@@ -89,12 +92,75 @@ def test_toggles_of_the_sum_are_goldens(fmt):
             expected += sum(
                 int((a ^ b) & mask).bit_count() for a, b in zip(before, totals, strict=True)
             )
-    below = sum(int(t) < 0 for t in totals)
     assert found["total"] == expected
-    assert found["negative"] == below
     ports = np.bitwise_xor(words[0][1:], words[0][:-1])
     assert found["port_a"] == sum(int(w).bit_count() for w in ports)
     assert found["word"] + found["zero_word"] == steps
+
+
+def short_sums(fmt, steps, sums=33):
+    """Sums of few words, with biases and shifts, and the integers that leave each lane."""
+    rng = np.random.default_rng(steps)
+    share, width = lanes.lanes(fmt), mac.GROUP_BITS // lanes.lanes(fmt)
+    f = formats.get(fmt)
+    sides = [f.encode(rng.normal(0, 2, (sums, steps, share)), "zero") for _ in range(2)]
+    bias = np.zeros((sums, 4, 2), np.uint64)
+    bias[:, :share, 0] = rng.integers(0, 1 << 20, (sums, share))
+    shift = np.zeros((sums, 4), np.int64)
+    shift[:, :share] = rng.integers(-9, 9, (sums, share))
+    held = word_activity.Sums(
+        *(lanes.pack(fmt, side).reshape(-1) for side in sides),
+        np.arange(sums + 1) * steps, np.array([0, sums]), bias, np.ones(sums, np.uint8), shift,
+    )  # fmt: skip
+    products = np.zeros((sums, steps, share), dtype=object)
+    for at in np.ndindex(products.shape):
+        products[at] = mac.multiply(fmt, fmt, int(sides[0][at]), int(sides[1][at]))[0]
+    return held, products, width
+
+
+def toggles(values, mask=-1):
+    """Bits that differ from one value to the next."""
+    return sum(((x ^ y) & mask).bit_count() for x, y in pairwise(values))
+
+
+@pytest.mark.parametrize("fmt", ["fp4", "posit8", "posit16"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_what_the_adder_and_the_normaliser_see_is_goldens(fmt, steps):
+    held, products, width = short_sums(fmt, steps)
+    sums, _, share = products.shape
+    mask = (1 << width) - 1
+    found = dict(zip(CLASSES, word_activity.count(fmt, fmt, held)[0], strict=True))
+    base: list[list[int]] = [[] for _ in range(share)]
+    seen, leaves = [], []
+    for k in range(sums):
+        totals = [int(held.bias[k, lane, 0]) for lane in range(share)]
+        before = [total & mask for total, _, _ in leaves[-share:]]
+        for w in range(steps):
+            for lane in range(share):
+                if w + 1 == steps < share and (k or w):  # the last word waits, the sum stands
+                    base[lane].append(totals[lane] & mask if w else before[lane])
+                base[lane].append(totals[lane] & mask)
+                totals[lane] += products[k, w, lane]
+            seen.append(totals[0] & mask)
+        leaves += [(totals[lane], int(held.shift[k, lane]), lane) for lane in range(share)]
+    assert found["base"] == sum(map(toggles, base))
+    assert found["gap"] == sums * (steps < share)
+    # What a run of single words begins with is not known, nor is its first sum's end.
+    leaves = leaves[share - 1 :] if steps == 1 else [(0, 0, 0), *leaves]
+    ones = [(total & mask).bit_count() for total, _, _ in leaves]
+    drained = sum(map(sum, pairwise(ones))) if share > 1 else toggles(seen)
+    assert found["drained"] == drained
+    grid = mac.grid_exponent(fmt, fmt)
+    places = [max((~t if t < 0 else t).bit_length() - 1, 0) for t, _, _ in leaves]
+    exponents = [place + grid + leaf[1] for place, leaf in zip(places, leaves, strict=True)]
+    if steps > 1:
+        exponents[0] = 0
+    assert found["exponent"] == toggles(exponents, 0x3FF)
+    # Planted faults: biases and shifts that are not these.
+    for field, name in (("bias", "base"), ("shift", "exponent")):
+        spoilt = held._replace(**{field: getattr(held, field)[::-1] // 2})
+        other = word_activity.count(fmt, fmt, spoilt)[0]
+        assert other[CLASSES.index(name)] != found[name]
 
 
 def test_figures_are_the_same_on_any_number_of_threads_and_sampled_close_to_whole():
@@ -108,6 +174,22 @@ def test_figures_are_the_same_on_any_number_of_threads_and_sampled_close_to_whol
     assert sampled.counts[CLASSES.index("word")] == pytest.approx(
         whole.counts[CLASSES.index("word")], rel=0.1
     )
+
+
+@pytest.mark.parametrize("fmt", ["fp4", "posit16"])
+def test_sampled_additions_are_close_to_whole_ones(fmt):
+    """Of two-word sums that leave, runs show all lanes but not all words."""
+    rng = np.random.default_rng(6)
+    f = formats.get(fmt)
+    shape = (1, 8, 32, 32)
+    tensors = {n: Tensor(n, shape, fmt, 0) for n in "abc"}
+    network = Network(("a", "b"), ("c",), tensors, (L.Add("add", ("a", "b"), "c"),))
+    codes = {n: f.encode(rng.normal(0, 1, shape), "zero").astype(f.dtype) for n in "ab"}
+    (whole,) = activity.activity(SPEC, network, codes, budget=1 << 30)
+    (sampled,) = activity.activity(SPEC, network, codes, budget=1 << 11)
+    assert whole.exact and sampled.looked_at <= 1 << 11 < whole.words
+    for name, all_of_it, some in zip(CLASSES, whole.counts, sampled.counts, strict=True):
+        assert some == pytest.approx(all_of_it, rel=0.1, abs=whole.words / 50), name
 
 
 def test_idle_engines_meet_words_of_zeros():
