@@ -187,7 +187,12 @@ class Unit(wiring.Component):
                 with m.If(move & mul.valid & mul.first):
                     m.d.sync += kept.bias.eq(bias)
             with m.If(move & mul.valid):
-                m.d.sync += [kept.addend.eq(addend), kept.sign.eq(p.sign), kept.nan.eq(p.nan)]
+                m.d.sync += [
+                    # Inverted here: behind the register one sign would drive the whole addend.
+                    kept.addend.eq(addend ^ p.sign.replicate(shapes.addend)),
+                    kept.sign.eq(p.sign),
+                    kept.nan.eq(p.nan),
+                ]
         return al
 
     def _accumulate(
