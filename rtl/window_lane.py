@@ -159,9 +159,9 @@ def down(m: Module, name: str, value: Value, amount: Value, fill: Value) -> Valu
     return value
 
 
-def accumulate(m: Module, base: Value, magnitude: Value, sign: Value) -> Value:
-    """The base and a signed magnitude, as wide as the base."""
+def accumulate(m: Module, base: Value, addend: Value, sign: Value) -> Value:
+    """The base and an addend, as wide as the base; a negative one comes inverted."""
     width = len(base)
-    addend = Cat(magnitude, Const(0, width - len(magnitude))) ^ sign.replicate(width)
+    above = sign.replicate(width - len(addend))
     # A guard bit below: the sign added to itself is the carry that completes the complement.
-    return _add(m, Cat(sign, base), Cat(sign, addend))[1 : width + 1]
+    return _add(m, Cat(sign, base), Cat(sign, addend, above))[1 : width + 1]

@@ -187,7 +187,12 @@ class Unit(wiring.Component):
                 with m.If(move & mul.valid & mul.first):
                     m.d.sync += kept.bias.eq(bias)
             with m.If(move & mul.valid):
-                m.d.sync += [kept.addend.eq(addend), kept.sign.eq(p.sign), kept.nan.eq(p.nan)]
+                m.d.sync += [
+                    # Inverted here: behind the register one sign would drive the whole addend.
+                    kept.addend.eq(addend ^ p.sign.replicate(shapes.addend)),
+                    kept.sign.eq(p.sign),
+                    kept.nan.eq(p.nan),
+                ]
         return al
 
     def _accumulate(
@@ -199,16 +204,19 @@ class Unit(wiring.Component):
         nans = [_held(f"a_nan{i}", 1) for i in count]
         draining, now = Signal(name="a_draining"), Signal(2, name="a_lane")
         enters = move & al.valid
+        # Gates that synthesis makes large: registers would drive all these bits themselves.
+        first = al.first & al.valid
         for lane, kept in enumerate(al.lanes):
             start = self._bias(lane)[0] if window.exact else kept.bias
-            base = Mux(al.first, start, totals[lane])
+            base = Mux(first, start, totals[lane])
             if not window.exact:
-                base = down(m, f"total{lane}_down", base, kept.lowered, base[-1])
+                lowered = kept.lowered & al.valid.replicate(len(kept.lowered))
+                base = down(m, f"total{lane}_down", base, lowered, base[-1])
                 m.d.sync += anchors[lane].eq(Mux(enters, kept.anchor, anchors[lane]))
             with m.If(enters):
                 m.d.sync += [
                     totals[lane].eq(accumulate(m, base, kept.addend, kept.sign)),
-                    nans[lane].eq((nans[lane] & ~al.first) | kept.nan),
+                    nans[lane].eq((nans[lane] & ~first) | kept.nan),
                 ]
         with m.If(move):
             with m.If(al.valid & al.last):

@@ -20,7 +20,7 @@ from opennpe.golden.running_window import RunningWindow
 
 SUMS = 200
 LENGTHS = (64, 576, 4608)
-WINDOWS = {"posit8": (32,), "posit16": (32, 48)}
+WINDOWS = {"posit16": (32, 48), "posit8": (32,)}
 KINDS = ("layer", "spread", "cancel")
 
 
