@@ -22,9 +22,7 @@ __all__ = [
 EDGE_1X1 = CoprocessorSpec("EDGE_1X1", ArraySpec(rows=1, columns=1))
 """One engine, for iCE40-class devices and for reading waveforms; no co-processor. supported"""
 
-FPGA_1X1 = CoprocessorSpec(
-    "FPGA_1X1", ArraySpec(EngineSpec(fabric="fpga"), rows=1, columns=1)
-)
+FPGA_1X1 = CoprocessorSpec("FPGA_1X1", ArraySpec(EngineSpec(fabric="fpga"), rows=1, columns=1))
 """One engine as FPGAs like it: hard multipliers, a stage more; no co-processor. supported"""
 
 EDGE_2X2 = CoprocessorSpec(
