@@ -27,8 +27,6 @@ from opennpe.tech.scaling import band
 __all__ = ["Report", "SpecCost", "cost", "of_area", "source_of", "spec_cost"]
 
 SCHEMA = "opennpe.cost/1"
-FITTED = "stock"
-"""The recipe by which published designs were mapped when constants were fitted to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,11 +180,6 @@ def of_area(spec: CoprocessorSpec, area: SpecArea) -> SpecCost:
         at_28 = _at_28(area)
     except DataError as error:
         cautions.append(f"no figures at 28 nm: {error}")
-    if area.recipe != FITTED and any("calibrated" in figures for figures in at_28.values()):
-        cautions.append(
-            f"a fit of the calibrated constants to recipe {area.recipe}: they were fitted to "
-            f"{FITTED}"
-        )
     peak = {name: peak_gops(spec, name, clock_hz) for name in spec.mac.formats}
     most = _peaks(spec, area, clock_hz, held, cautions)
     return SpecCost(spec, area, held, at_28, peak, tuple(cautions), most)
@@ -223,7 +216,7 @@ def _peaks(
 
 
 def _at_28(area: SpecArea) -> dict[str, dict[str, Figure]]:
-    where = area.library, area.node_nm, area.voltage_v
+    where = area.library, area.node_nm, area.voltage_v, area.recipe
     source = source_of(area)
     engine = next(block for block in area.blocks if block.name == ENGINES)
 

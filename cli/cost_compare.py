@@ -159,7 +159,7 @@ def _engine(
 ) -> list[Entry]:
     """One engine as measured and by every method at 28 nm."""
     step, of = _dearest(peaks)
-    where = area.library, area.node_nm, area.voltage_v
+    where = area.library, area.node_nm, area.voltage_v, area.recipe
     own: dict[str, dict[str, Figure]] = {"": {"area": engine}}
     own[""]["delay"] = Figure(stage, "ns", "measured", engine.source)
     if step is not None:

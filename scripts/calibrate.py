@@ -188,16 +188,16 @@ def rows(
 
 
 def engine(library: CellLibrary, name: str, fits: tuple[Fit, Fit]) -> str:
-    """A row of the engine by a recipe, with its own factors and with those in use."""
+    """A row of the engine by a recipe, with these factors and with those in use."""
     gates = synthesis.synthesise(Engine(SPEC), library, top="engine", recipe=name)
     found = timing.analyse(gates)
     path = found.worst_between_registers or found.worst
-    used = scaling.CALIBRATION["ihp130"]
+    used = scaling.CALIBRATION["ihp130"].get(name)
     cells = [name, f"{gates.area_um2:,.0f}", f"{path.total_ps / 1000:.2f}"]
-    for area, delay in (
-        (fits[0].factor, fits[1].factor),
-        (used["area"].factor, used["delay"].factor),
-    ):
+    pairs = [(fits[0].factor, fits[1].factor)]
+    if used is not None:
+        pairs.append((used["area"].factor, used["delay"].factor))
+    for area, delay in pairs:
         cells += [f"{gates.area_um2 * area / 1e6:.4f}", f"{1000 / (path.total_ps * delay):.2f}"]
     return f"| {' | '.join(cells)} |"
 
@@ -231,7 +231,7 @@ def main() -> int:
             cells = [f"{f.factor:.4f} | {max(map(abs, f.errors)):.1%} | {f.left_out:.1%}"
                      for f in both]  # fmt: skip
             print(f"| {name} | {' | '.join(cells)} |")
-        print("\n| recipe | engine um2 | worst stage ns | mm2, own factor | GHz, own factor "
+        print("\n| recipe | engine um2 | worst stage ns | mm2, this fit | GHz, this fit "
               "| mm2, factor in use | GHz, factor in use |")  # fmt: skip
         print("|---|---|---|---|---|---|---|")
         for name, both in fits.items():

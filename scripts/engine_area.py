@@ -76,14 +76,14 @@ def main() -> None:
                     str(len(netlist.registers)),
                     f"{path.stage}: {path.total_ps:.0f}",
                     f"{1000 / path.total_ps:.3f}",
-                    *_calibrated(name, netlist.area_um2, path.total_ps),
+                    *_calibrated((name, recipe), netlist.area_um2, path.total_ps),
                 ]
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _calibrated(library: str, area_um2: float, path_ps: float) -> tuple[str, str]:
-    """As calibrated for this library, or dashes."""
-    held = scaling.CALIBRATION.get(library)
+def _calibrated(made: tuple[str, str], area_um2: float, path_ps: float) -> tuple[str, str]:
+    """As calibrated for this library and recipe, or dashes."""
+    held = scaling.CALIBRATION.get(made[0], {}).get(made[1])
     if held is None:
         return "-", "-"
     area, delay = held["area"].factor, held["delay"].factor

@@ -71,7 +71,7 @@ def bands(
 def _carried(tech: Technology, quantity: Quantity, value: float, unit: str) -> dict[str, Figure]:
     held = tech.area
     figure = Figure(value, unit, "measured", f"our netlist on {held.library}")
-    return band(quantity, figure, held.library, held.node_nm, held.voltage_v)
+    return band(quantity, figure, held.library, held.node_nm, held.voltage_v, held.recipe)
 
 
 def _plus(figure: Figure, more: float) -> Figure:

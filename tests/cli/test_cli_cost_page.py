@@ -16,7 +16,7 @@ from opennpe.golden import catalog
 from opennpe.golden.errors import DataError
 from opennpe.sim.cost_peak import peaks, word_fj
 from opennpe.sim.cost_types import COMPONENTS, OPERATIONS, Cost, LayerCost
-from opennpe.tech import areas, coefficients
+from opennpe.tech import areas, coefficients, scaling
 from opennpe.tech.figures import LABELS, Band, Figure
 from opennpe.tech.published import DESIGNS
 
@@ -111,7 +111,8 @@ def test_every_row_beside_the_published_has_a_label_a_source_and_a_node():
     assert [e.label for e in engine] == ["measured", "scaled", "scaled", "calibrated"]
     assert engine[0].clock_ghz == pytest.approx(1 / engine[0].delay_ns)
     assert engine[3].energy_pj is None, "no energy is calibrated"
-    assert "0.1509" in engine[3].source and "0.1024" in engine[3].source
+    held = scaling.CALIBRATION["ihp130"][areas.RECIPE]
+    assert all(f"x {one.factor:g}" in engine[3].source for one in held.values())
 
 
 def test_peaks_follow_lanes_area_and_energy():
