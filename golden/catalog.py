@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from opennpe.golden.errors import SpecError
 from opennpe.golden.spec import ArraySpec, CoprocessorSpec, EngineSpec, MacSpec, MemorySpec
 
@@ -80,9 +82,16 @@ CATALOG = {
 
 
 def with_kind(spec: CoprocessorSpec, kind: str) -> CoprocessorSpec:
-    """A specification with gates for a kind of exec: of the same array, if there is one."""
+    """A specification with gates for a kind of exec: of the same array, if there is one.
+
+    Whatever the gates are made for: programs and results are the same on every fabric.
+    """
+
+    def shape(array: ArraySpec) -> ArraySpec:
+        return replace(array, engine=replace(array.engine, fabric=spec.engine.fabric))
+
     able = [other for other in CATALOG.values() if not other.lacks(kind) and other.array.rows > 1]
-    return next((other for other in able if other.array == spec.array), able[0])
+    return next((other for other in able if shape(other.array) == spec.array), able[0])
 
 
 def get(name: str) -> CoprocessorSpec:

@@ -61,8 +61,8 @@ class EngineSpec:
     """One SIMD engine: a word of operands in, one accumulator a lane, one shared round unit.
 
     ``fabric``: what the gates are made for; results are the same bits. "fpga" multiplies with the
-    multipliers that an FPGA has, holds registers by their enables, and keeps a register between
-    finding a sum's leading bits and moving them to the top: a cycle more of latency.
+    multipliers that an FPGA has, holds registers by their enables, and has two registers more: at
+    the operands, and between finding a sum's leading bits and moving them to the top.
     """
 
     mac: MacSpec = field(default_factory=MacSpec)
@@ -106,8 +106,10 @@ class EngineSpec:
     @property
     def stages(self) -> tuple[str, ...]:
         """Pipeline stages in order; no stage holds more than one step."""
-        lead = ("lead",) if self.fabric == "fpga" else ()
-        return ("decode", "multiply", "align", "accumulate", *lead, "normalise", "round")
+        common = ("decode", "multiply", "align", "accumulate", "normalise", "round")
+        if self.fabric == "cells":
+            return common
+        return ("operands", *common[:4], "lead", *common[4:])
 
     @property
     def latency(self) -> int:

@@ -1,8 +1,8 @@
 """The SIMD multiply-accumulate engine: streams of operand words in, one code a lane out.
 
 A register follows every step; the prefix of a signal names the step whose result it is:
-``d_`` decode, ``m_`` multiply, ``l_`` align, ``a_`` accumulate, ``lead_`` lead where the
-specification has that step, ``n_`` normalise, ``r_`` round.
+``d_`` decode, ``m_`` multiply, ``l_`` align, ``a_`` accumulate, ``n_`` normalise, ``r_`` round;
+on FPGAs also ``o_`` operands, before all, and ``lead_`` lead, before normalise.
 """
 
 from __future__ import annotations
@@ -106,21 +106,15 @@ class Engine(wiring.Component):
             self.begin_kind = int(not code >> 2), int(PAIRS[code][0] == WHOLE)
         super().__init__(ports.engine_signature(spec))
 
-    def _modes(self) -> tuple[Value, Value, Value]:
+    def _modes(self, word: Any) -> tuple[Value, Value, Value]:
         """Of both operands and of the result."""
-        word = self.words.payload
         return self.modes or (word.mode_a, word.mode_b, word.out)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        mode_a, mode_b, _ = self._modes()
-        pair = Signal(Pair)
         move = Signal()
         taken = Signal()
-        m.d.comb += [
-            Value.cast(pair).eq(pair_of(mode_a, mode_b)),
-            taken.eq(self.words.valid & self.words.ready),
-        ]
+        m.d.comb += taken.eq(self.words.valid & self.words.ready)
         bits = self.spec.accumulator_bits
         decode = Decode(), Decode()
         multiply, align = Multiply(self.on_fpga), Align(bits)
@@ -137,8 +131,14 @@ class Engine(wiring.Component):
             ("round", rounding),
         ):
             place(m, platform, name, block)
+        word, pair = self.words.payload, Signal(Pair)
+        m.d.comb += Value.cast(pair).eq(pair_of(*self._modes(word)[:2]))
         self._pace(m, move, taken, pair)
-        d, d_a, d_b = self._decode(m, move, taken, pair, decode)
+        if self.on_fpga:
+            word, taken = self._enter(m, move, taken)
+            pair = Signal(Pair, name="o_pair")
+            m.d.comb += Value.cast(pair).eq(pair_of(*self._modes(word)[:2]))
+        d, d_a, d_b = self._decode(m, move, (taken, word), pair, decode)
         self._kinds(m, taken, pair, multiply)
         mul, m_product = self._multiply(m, move, d, d_a, d_b, multiply)
         al, l_addend = self._align(m, move, mul, m_product, align)
@@ -173,11 +173,25 @@ class Engine(wiring.Component):
             with m.Elif(lanes_ahead.any()):
                 m.d.sync += lanes_ahead.eq(lanes_ahead - 1)
 
+    def _enter(self, m: Module, move: Signal, taken: Signal) -> tuple[Any, Value]:
+        """Word pairs in registers before they are decoded, and whether one goes on."""
+        o_valid, o_word = _control("o_valid", 1), _held("o_word", self.words.payload.shape())
+        with m.If(move):
+            m.d.sync += o_valid.eq(taken)
+        with m.If(taken):
+            m.d.sync += o_word.eq(self.words.payload)
+        return o_word, o_valid & move
+
     def _decode(
-        self, m: Module, move: Signal, taken: Signal, pair: Any, blocks: tuple[Decode, Decode]
+        self,
+        m: Module,
+        move: Signal,
+        offered: tuple[Value, Any],
+        pair: Any,
+        blocks: tuple[Decode, Decode],
     ) -> tuple[Words, Any, Any]:
-        word = self.words.payload
-        mode_a, mode_b, out = self._modes()
+        taken, word = offered
+        mode_a, mode_b, out = self._modes(word)
         sides = ((word.a, mode_a), (word.b, mode_b))
         for block, (code, mode) in zip(blocks, sides, strict=True):
             m.d.comb += [
