@@ -185,8 +185,7 @@ class _Left(NamedTuple):
 
     Attributes:
         sum: uint64 (2,), of the last lane. held: uint64 (4, 2), lanes that waited for it.
-        rest: int64 (5,): window, fraction and place of what is normalised; fraction and exponent
-            of what is rounded.
+        rest: int64 (4,): window, fraction, place and exponent.
     """
 
     sum: NDArray[np.uint64]
@@ -196,13 +195,15 @@ class _Left(NamedTuple):
 
 @inlined
 def _leaves(
-    d: Decoded, left: _Left, lane: int, low: Any, high: Any, shift: int, done: bool, row: Any
+    d: Decoded, left: _Left, lane: int, low: Any, high: Any, shift: int, follows: bool, row: Any
 ) -> None:
-    """A lane's sum is normalised; with ``done`` it also leaves."""
-    alone = d.lanes == 1
+    """A lane's sum is normalised and leaves; nothing lies between it and the last if ``follows``.
+
+    Else the normaliser sees zeros in between.
+    """
     # Lanes lie in slots of their own, zeros around them: one goes, the other comes.
     before_low, before_high = left.sum[0], left.sum[1]
-    if alone:
+    if d.lanes == 1 and follows:
         row[DRAINED] += _ones(low ^ before_low) + _ones(high ^ before_high)
     else:
         row[DRAINED] += _ones(low) + _ones(high) + _ones(before_low) + _ones(before_high)
@@ -221,16 +222,19 @@ def _leaves(
     # The sign goes along as another bit.
     fraction = np.int64(_from(low, high, place - FRACTION_BITS, FRACTION_BITS)) << 1 | negative
     at = lane * d.width + place
-    row[WINDOW] += _ones(window ^ left.rest[0])
-    row[FRACTION] += _ones(fraction ^ left.rest[1])
-    row[PLACE] += _ones(at ^ left.rest[2])
-    left.rest[0], left.rest[1], left.rest[2] = window, fraction, at
-    if done:
-        exponent = place + d.grid + shift
-        row[ROUNDED] += _ones(fraction ^ left.rest[3])
-        row[EXPONENT] += _ones((exponent ^ left.rest[4]) & SCALE_BITS)
-        row[ONES] += _ones(size_low) + _ones(size_high)
-        left.rest[3], left.rest[4] = fraction, exponent
+    exponent = place + d.grid + shift
+    if follows:
+        row[WINDOW] += _ones(window ^ left.rest[0])
+        row[FRACTION] += _ones(fraction ^ left.rest[1])
+        row[PLACE] += _ones(at ^ left.rest[2])
+    else:
+        row[WINDOW] += _ones(window) + _ones(left.rest[0])
+        row[FRACTION] += _ones(fraction) + _ones(left.rest[1])
+        row[PLACE] += _ones(at) + _ones(left.rest[2])
+    row[ROUNDED] += _ones(fraction ^ left.rest[1])
+    row[EXPONENT] += _ones((exponent ^ left.rest[3]) & SCALE_BITS)
+    row[ONES] += _ones(size_low) + _ones(size_high)
+    left.rest[0], left.rest[1], left.rest[2], left.rest[3] = window, fraction, at, exponent
 
 
 class _Adder(NamedTuple):
@@ -299,7 +303,7 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
     placed, aligned, latched, biased = np.zeros((4, 4, 2), dtype=np.uint64)
     adder = np.zeros((4, 4, 2), dtype=np.uint64)
     add = _Adder(adder[0], adder[1], adder[2], adder[3])
-    left = _Left(np.zeros(2, np.uint64), np.zeros((4, 2), np.uint64), np.zeros(5, np.int64))
+    left = _Left(np.zeros(2, np.uint64), np.zeros((4, 2), np.uint64), np.zeros(4, np.int64))
     old_a, old_b = np.uint64(0), np.uint64(0)
     warm, was_nothing = False, False
     length = 0
@@ -377,11 +381,11 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
                     if begins:
                         base = (s.bias[k, lane, 0], s.bias[k, lane, 1])
                     _adds(d, add, lane, base, addend, sign, row)
-                # A single lane is in the normaliser's sight all the time.
-                if last or lanes == 1:
+                if last:
                     for lane in range(lanes):
                         low, high = add.total[lane, 0], add.total[lane, 1]
-                        _leaves(d, left, lane, low, high, s.shift[k, lane], last, row)
+                        follows = lane > 0 or length <= lanes
+                        _leaves(d, left, lane, low, high, s.shift[k, lane], follows, row)
 
 
 def count(a: str, b: str, sums: Sums, joined: bool = False) -> NDArray[np.float64]:

@@ -73,10 +73,10 @@ is held; added, as it enters the adder, zero for words of zeros and in gaps. bas
 to, the bias where a sum begins. total, carry: of the sum. partial: bits of one significand that
 toggle times ones in the other, both ways. bias: from sum to sum.
 
-Of sums, from one that the normaliser sees to the next (lanes that leave; a single lane always):
-drained: the sum, where each lane has slots of its own. held: lanes that wait. window: what the
-leading bit is found in. fraction, place: what follows it, and where it was found. rounded: the
-fractions of lanes that leave. exponent: of those, the shift included.
+Of lanes that leave, from one that the normaliser sees to the next (zeros between sums that do not
+follow each other at once): drained: the sum, where each lane has slots of its own. held: lanes that
+wait. window: what the leading bit is found in. fraction, place: what follows it, and where it was
+found. rounded: fractions as they are rounded. exponent: with the shift.
 """
 
 LIMITS = {"modes": 16, "bytes": 1 << 20}
