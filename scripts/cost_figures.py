@@ -23,7 +23,7 @@ from opennpe.tech import areas
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "cost.md"
-SPECS = ("EDGE_1X1", "EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "STRICT_4X4", "ULX3S_4X4")
+SPECS = ("EDGE_1X1", "FPGA_1X1", "EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "STRICT_4X4", "ULX3S_4X4")
 """The catalog's supported ones."""
 SHOWN = "EDGE_4X4"
 """Whose engine stands beside the published designs: it is the same in all of them."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from opennpe.golden.commands import PARAMETER_LINES
 from opennpe.golden.errors import DataError, OpenNPEError
-from opennpe.golden.spec import CoprocessorSpec
+from opennpe.golden.spec import CoprocessorSpec, EngineSpec
 from opennpe.sim.accesses import memory_shapes
 from opennpe.sim.activity import LayerActivity
 from opennpe.sim.cost_bands import bands
@@ -167,17 +167,25 @@ def estimate(
         power_gating=options.power_gating,
         idle_pj=idle,
         bands=bands(spec, work, total, tech),
-        cautions=engine.cautions() + _recipes(tech),
+        cautions=engine.cautions() + _other_gates(spec, tech),
         recipe=tech.area.recipe,
     )
 
 
-def _recipes(tech: Technology) -> tuple[str, ...]:
+def _other_gates(spec: CoprocessorSpec, tech: Technology) -> tuple[str, ...]:
     """That energies are of other gates than areas and clock."""
     own, areas_own = tech.coefficients.recipe, tech.area.recipe
-    if own == areas_own:
-        return ()
-    return (f"energies are those of engines by recipe {own}, areas and clock by {areas_own}",)
+    found = []
+    if own != areas_own:
+        found.append(
+            f"energies are those of engines by recipe {own}, areas and clock by {areas_own}"
+        )
+    if spec.engine.fabric != EngineSpec().fabric:
+        found.append(
+            f"energies are those of engines for {EngineSpec().fabric}, the spec's are for "
+            f"{spec.engine.fabric}"
+        )
+    return tuple(found)
 
 
 # -- engines --------------------------------------------------------------------------------------

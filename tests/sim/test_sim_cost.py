@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from opennpe.golden import catalog
 from opennpe.golden.errors import DataError
+from opennpe.golden.spec import EngineSpec
 from opennpe.sim.accesses import COUNTS
 from opennpe.sim.activity import LayerActivity
 from opennpe.sim.cost import ENGINES, MEMORIES, MOVING, estimate, technology
@@ -160,6 +161,13 @@ def test_what_is_assumed_is_said():
     assert "fewer steps than words in conv" in fewer.cautions[0]
     none = cost(events=activity()[1:])
     assert "not counted in conv" in none.cautions[0]
+    array = dataclasses.replace(SPEC.array, engine=EngineSpec(fabric="fpga"))
+    board = dataclasses.replace(SPEC, array=array)
+    tech = technology(board, area=AREA, energies=ENERGIES)
+    other = estimate(board, work(), activity(), tech, Options())
+    assert other.cautions == (
+        "energies are those of engines for cells, the spec's are for fpga",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
