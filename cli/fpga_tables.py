@@ -28,7 +28,8 @@ def fit_table(found: Fit) -> Table:
         for kind, number in found.kinds.items()
     ]
     rows += [
-        [name, f"{used:,}", f"{there:,}", f"{100 * used / there:.0f}"]
+        # Cells that nextpnr adds for itself are not of the device: there are 0.
+        [name, f"{used:,}", f"{there:,}", f"{100 * used / there:.0f}" if there else ""]
         for name, (used, there) in found.used.items()
         if used
     ]

@@ -52,7 +52,7 @@ MUTANTS = (
         "far sticky",
         "bits far below the leading one are not seen",
         "normalise",
-        "self.sticky.eq(sticky_below | lost)",
+        'self.sticky.eq(self._held(m, "below", sticky_below) | lost)',
         "self.sticky.eq(lost)",
     ),
     Mutant(
