@@ -59,7 +59,7 @@ bitstream: $(STAMP) ## bitstreams of an engine on three boards, and of a 4x4 arr
 	$(BIN)/opennpe fpga build icebreaker --spec FPGA_1X1
 	$(BIN)/opennpe fpga build tangnano9k --spec FPGA_1X1
 	$(BIN)/opennpe fpga build ulx3s --spec FPGA_1X1
-	$(BIN)/opennpe fpga build ulx3s --spec ULX3S_4X4
+	$(BIN)/opennpe fpga build ulx3s --spec ULX3S_4X4 --freq 30
 
 cost: $(STAMP) ## areas, clock and energy from our own gates: every figure of docs/cost.md
 	$(PY) scripts/cost_figures.py

@@ -24,7 +24,7 @@ from opennpe.tech.areas import Block, SpecArea
 
 pytestmark = pytest.mark.fast
 
-SPECS = ("EDGE_1X1", "EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "STRICT_4X4", "ULX3S_4X4")
+SPECS = ("EDGE_1X1", "FPGA_1X1", "EDGE_2X2", "EDGE_4X4", "EDGE_8X8", "STRICT_4X4", "ULX3S_4X4")
 LIBRARIES = ("ihp130", "asap7")
 
 AREA = SpecArea(
