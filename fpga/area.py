@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import opennpe
 from opennpe.fpga import area_blocks, area_paths, boxes, synthesis, timing
 from opennpe.fpga.area_blocks import Unit
 from opennpe.fpga.kept import kept
@@ -36,7 +35,7 @@ VERSION = 1
 """Of how blocks are measured; another number forgets what is kept."""
 ENGINE = "opennpe_engine"
 ENGINES = "engines"
-COPROCESSOR = Path(opennpe.__path__[0]) / "rtl" / "coprocessor.py"
+COPROCESSOR = Path(__file__).resolve().parents[1] / "rtl" / "coprocessor.py"
 SAID = re.compile(r'^[ \t]*(?:#.*|"""(?:.|\n)*?""")[ \t]*\n', re.MULTILINE)
 IMPORT = re.compile(r"^[ \t]*from (opennpe[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
@@ -269,9 +268,8 @@ def stage(netlist: Netlist) -> timing.Path | None:
 
 
 def _access_ps(port: str, node: float) -> float:
-    words, bits = port.split()[-2].split("x")
     try:
-        return memory(Shape(port, int(words), int(bits)), node).access_ps
+        return memory(Shape(port, *boxes.memory_size(port)), node).access_ps
     except DataError:
         return 0.0
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from opennpe.golden import lanes
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError
 from opennpe.golden.network import Network
@@ -40,9 +39,8 @@ MAX_SAMPLES = 4
 """Samples of a batch that are looked at, evenly spread."""
 COUNTED = ("word", "zero_word", "sum", "gap", "lane")
 """Classes that count every word or sum; the others lack what the first word of a run toggles."""
-LEAVING = ("held", "rounded", "exponent", "ones")
-SIGHTED = ("drained", "window", "fraction", "place")
-"""Classes of lanes that leave; the second ones see a single lane at every word."""
+LEAVING = ("held", "rounded", "exponent", "ones", "drained", "window", "fraction", "place")
+"""Classes of lanes that leave."""
 RATIO = (math.sqrt(5) - 1) / 2
 """Steps through the outputs by the golden ratio: any number of them lies evenly."""
 
@@ -168,7 +166,7 @@ def _unseen(product: Product, sums: int, runs: int) -> Floats:
     factor = np.full(len(CLASSES), words / max(words - runs, 1))
     whole: tuple[str, ...] = COUNTED
     if product.steps > 1:  # a sum whose first word is not seen leaves all the same
-        whole += LEAVING + (SIGHTED if lanes.lanes(product.a) > 1 else ())
+        whole += LEAVING
     factor[[CLASSES.index(name) for name in whole]] = 1.0
     factor[CLASSES.index("bias")] = sums / max(sums - runs, 1)
     return factor

@@ -100,7 +100,8 @@ def test_a_recipe_gives_one_netlist(recipe):
     text = synthesis.verilog_of(Decode(), "opennpe_decode")
     library = liberty.load("ihp130")
     first, second = (
-        synthesis._map(text, library, "opennpe_decode", recipes.get(recipe), []) for _ in range(2)
+        synthesis._map(text, library, "opennpe_decode", recipes.get(recipe), [], False)
+        for _ in range(2)
     )
     assert first == second
 
