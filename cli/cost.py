@@ -50,9 +50,14 @@ class SpecCost:
     peaks: tuple[Peak, ...] = ()
 
     @property
+    def memory_um2(self) -> float:
+        """All memories."""
+        return sum(figure.value for figure in self.memories.values())
+
+    @property
     def total_um2(self) -> float:
         """Cells and memories."""
-        return self.area.area_um2 + sum(figure.value for figure in self.memories.values())
+        return self.area.area_um2 + self.memory_um2
 
     @property
     def engine(self) -> tuple[float, float, float]:

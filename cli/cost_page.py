@@ -9,7 +9,7 @@ from opennpe.cli.cost import Report, SpecCost
 from opennpe.cli.cost_compare import FIGURES, HEADS, OURS, notes, number
 from opennpe.cli.cost_roofline import NARROW, WIDE, Roofline, drawing
 from opennpe.cli.cost_roofline import STYLE as ROOFLINE
-from opennpe.cli.cost_tables import achieved
+from opennpe.cli.cost_tables import achieved, block_cells
 from opennpe.sim.cost_peak import OPERANDS
 from opennpe.sim.cost_types import COMPONENTS, Cost, LayerCost
 from opennpe.tech.figures import LABELS, Figure, worst
@@ -130,7 +130,7 @@ def _band(figures: Mapping[str, Figure]) -> list[list[str]]:
 
 def _spec(one: SpecCost, run: Cost | None) -> str:
     held, (um2, registers, stage) = one.area, one.engine
-    memories = sum(figure.value for figure in one.memories.values()) / 1e6
+    memories = one.memory_um2 / 1e6
     cards = [
         _card(f"{one.total_um2 / 1e6:.4g} mm2", "cells and memories below"),
         _card(
@@ -161,17 +161,10 @@ def _spec(one: SpecCost, run: Cost | None) -> str:
 def _blocks(one: SpecCost) -> str:
     """A row a block, then the total."""
     heads = ["block", "copies", "um2", "share", "registers", "slowest stage ns", "ends at"]
-    whole = one.total_um2
-    rows = [
-        [b.name, str(b.copies), f"{b.area_um2:.0f}", f"{100 * b.area_um2 / whole:.1f} %",
-         str(b.registers), f"{b.stage_ps / 1000:.2f}" if b.stage_ps else "", b.stage]
-        for b in one.area.blocks
-    ]  # fmt: skip
-    rows += [
-        [f"memory: {n}", "", f"{f.value:.0f}", f"{100 * f.value / whole:.1f} %", "", "", f.label]
-        for n, f in one.memories.items()
-    ]
-    rows.append(["all", "", f"{whole:.0f}", "", str(one.area.registers), "", ""])
+    rows = block_cells(one)
+    for cells, figure in zip(rows[len(one.area.blocks) :], one.memories.values(), strict=True):
+        cells[-1] = figure.label
+    rows.append(["all", "", f"{one.total_um2:.0f}", "", str(one.area.registers), "", ""])
     return (
         f"<p class=soft>Gates by recipe {escape(one.area.recipe)}, measured; a stage is the "
         "longest path inside a block between registers, or from a memory to one.</p>"

@@ -16,6 +16,7 @@ from rich.table import Table
 __all__ = [
     "achieved",
     "band_text",
+    "block_cells",
     "block_markdown",
     "block_table",
     "comparison_markdown",
@@ -54,6 +55,20 @@ def block_table(one: SpecCost) -> Table:
         f"{one.spec.name} on {held.library}, {held.node_nm:g} nm, recipe {held.recipe}, measured"
     )
     return table(title, columns, rows)
+
+
+def block_cells(one: SpecCost) -> list[list[str]]:
+    """A row a block, then a memory: name, copies, um2, share, registers, slowest stage, its end."""
+    rows = []
+    for b in one.area.blocks:
+        stage = f"{b.stage_ps / 1000:.2f}" if b.stage_ps else ""
+        share = f"{100 * b.area_um2 / one.total_um2:.1f} %"
+        rows.append([b.name, str(b.copies), f"{b.area_um2:.0f}", share, str(b.registers), stage,
+                     b.stage])  # fmt: skip
+    for name, held in one.memories.items():
+        share = f"{100 * held.value / one.total_um2:.1f} %"
+        rows.append([f"memory: {name}", "", f"{held.value:.0f}", share, "", "", ""])
+    return rows
 
 
 def spec_lines(one: SpecCost) -> list[str]:
@@ -116,7 +131,7 @@ def spec_markdown(specs: list[SpecCost]) -> str:
     rows = [head, "|---|" + "---|" * 9]
     for one in specs:
         um2, _, stage = one.engine
-        memories = sum(figure.value for figure in one.memories.values()) / 1e6
+        memories = one.memory_um2 / 1e6
         rows.append(
             f"| {one.spec.name} | {one.area.library} | {one.area.area_um2 / 1e6:.4g} | "
             f"{memories:.3g} | {one.area.registers} | {1e6 / one.area.period_ps:.4g} | "
@@ -133,16 +148,7 @@ def block_markdown(specs: Sequence[SpecCost]) -> str:
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for one in specs:
         start = [one.spec.name, one.area.library]
-        for b in one.area.blocks:
-            share = f"{100 * b.area_um2 / one.total_um2:.1f} %"
-            stage = f"{b.stage_ps / 1000:.2f}" if b.stage_ps else ""
-            cells = [b.name, str(b.copies), f"{b.area_um2:.0f}", share, str(b.registers), stage,
-                     b.stage]  # fmt: skip
-            rows.append(f"| {' | '.join([*start, *cells])} |")
-        for name, held in one.memories.items():
-            share = f"{100 * held.value / one.total_um2:.1f} %"
-            cells = [f"memory: {name}", "", f"{held.value:.0f}", share, "", "", ""]
-            rows.append(f"| {' | '.join([*start, *cells])} |")
+        rows += [f"| {' | '.join([*start, *cells])} |" for cells in block_cells(one)]
     return "\n".join(rows)
 
 

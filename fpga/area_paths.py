@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from opennpe.fpga.boxes import memory_name
 from opennpe.fpga.netlist import CONSTANTS, Netlist, Port
 from opennpe.golden.errors import ToolError
 
@@ -68,7 +69,7 @@ def assembled(
             _connect(parts, one, instance, netlists[inner], outside, own)
         for name, port in one.ports.items():
             own_port = block == top and not _boxed(name, placed[block])
-            if name.startswith("memory ") or own_port:
+            if memory_name(name) or own_port:
                 kept = name.replace("memory ", f"memory {path}/", 1)
                 parts.ports[kept] = port.direction, outside(port.nets)
         return outside
@@ -159,8 +160,7 @@ def live(netlist: Netlist, always: NDArray[np.bool_]) -> NDArray[np.bool_]:
         netlist: of :func:`assembled`.
         always: bool (instances,), what is kept whether or not something takes it.
     """
-    driver, ends = _drivers(netlist)
-    owner = np.repeat(np.arange(len(netlist.instances)), np.diff(netlist.first_pin))
+    owner, driver, ends = _drivers(netlist)
     wanted = np.zeros(len(netlist.nets), dtype=bool)
     for port in netlist.ports.values():
         if port.direction == "output":
@@ -178,13 +178,17 @@ def live(netlist: Netlist, always: NDArray[np.bool_]) -> NDArray[np.bool_]:
         wanted[pins[pins >= 0]] = True
 
 
-def _drivers(netlist: Netlist) -> tuple[Ints, NDArray[np.bool_]]:
-    """int32 (nets,): the instance that drives each, -1 for none; bool (pins,): which are inputs."""
+def _drivers(netlist: Netlist) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+    """Instances of pins (pins,); those that drive nets (nets,), -1 for none; which pins are inputs.
+
+    int32, int32, bool (pins,).
+    """
     cells = [netlist.library.cells[kind] for kind in netlist.kinds]
     outputs = [np.array([pin.direction == "output" for pin in c.pins.values()]) for c in cells]
     drives = np.concatenate([outputs[kind] for kind in netlist.kind])
-    owner = np.repeat(np.arange(len(netlist.instances)), np.diff(netlist.first_pin))
+    instances = np.arange(len(netlist.instances), dtype=np.int32)
+    owner = np.repeat(instances, np.diff(netlist.first_pin))
     driver = np.full(len(netlist.nets), -1, np.int32)
     used = drives & (netlist.pin_net >= 0)
     driver[netlist.pin_net[used]] = owner[used]
-    return driver, ~drives
+    return owner, driver, ~drives

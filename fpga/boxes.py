@@ -12,7 +12,7 @@ from typing import Any
 
 from opennpe.golden.errors import ToolError
 
-__all__ = ["MEMORY", "OUTSIDE", "READ", "cut", "memories", "memory_name"]
+__all__ = ["MEMORY", "OUTSIDE", "READ", "cut", "memories", "memory_name", "memory_size"]
 
 MEMORY = "opennpe_memory"
 """The cell that a memory becomes."""
@@ -78,10 +78,15 @@ def memories(ports: Mapping[str, Any]) -> Counter[tuple[int, int]]:
     """Words and bits of the memories that were cut from a netlist of these ports."""
     found: Counter[tuple[int, int]] = Counter()
     for name in ports:
-        if name.startswith("memory ") and name.endswith(f" {READ}"):
-            words, bits = name.split()[-2].split("x")
-            found[int(words), int(bits)] += 1
+        if memory_name(name) and name.endswith(f" {READ}"):
+            found[memory_size(name)] += 1
     return found
+
+
+def memory_size(port: str) -> tuple[int, int]:
+    """Words and bits of the memory that a port was cut from."""
+    words, bits = port.split()[-2].split("x")
+    return int(words), int(bits)
 
 
 def memory_name(port: str) -> str:

@@ -18,7 +18,7 @@ from opennpe.golden.errors import TechError, ToolError
 from opennpe.rtl import verilog, yosys
 from opennpe.tech.cells import CellLibrary
 
-__all__ = ["VERSION", "library_files", "synthesise", "verilog_of"]
+__all__ = ["VERSION", "library_files", "mapping", "synthesise", "to_keep", "verilog_of"]
 
 VERSION = 1
 """Of what the cache holds; another number forgets it."""
@@ -94,8 +94,6 @@ def _map(
         source, mapped, before = folder / "top.v", folder / "mapped.json", folder / "before.json"
         source.write_text(text, encoding="utf-8")
         liberty = library_files(library, folder)
-        script = folder / "abc.script"
-        script.write_text(recipe.abc.replace(";", "\n") + "\n", encoding="utf-8")
         synth = f"synth -top {top} -flatten{' -booth' if recipe.booth else ''}"
         log = _passes(
             library,
@@ -110,9 +108,7 @@ def _map(
             *clock_gating(library, recipe),
             f"write_json -noscopeinfo {before}",
             f"dfflibmap {liberty}",
-            f"abc {liberty} -script {script}{constraints(library, recipe, folder)}",
-            *ties(library),
-            "opt_clean -purge",
+            *mapping(library, liberty, recipe, folder),
             f"write_json -noscopeinfo {mapped}",
         )
         modules = json.loads(mapped.read_text(encoding="utf-8"))["modules"]
@@ -121,8 +117,35 @@ def _map(
     if outside:
         boxes.cut(modules, top)
     check_mapped(module, library, top)
+    return to_keep(module, log, names)
+
+
+def mapping(library: CellLibrary, liberty: str, recipe: Recipe, folder: Path) -> tuple[str, ...]:
+    """Passes from logic to a library's cells, their script put into a folder.
+
+    Args:
+        liberty: options that name the library: :func:`library_files`.
+    """
+    script = folder / "abc.script"
+    script.write_text(recipe.abc.replace(";", "\n") + "\n", encoding="utf-8")
+    return (
+        f"abc {liberty} -script {script}{constraints(library, recipe, folder)}",
+        *ties(library),
+        "opt_clean -purge",
+    )
+
+
+def to_keep(
+    module: Mapping[str, Any], log: str, names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A mapped module of Yosys's JSON as :func:`opennpe.fpga.netlist.from_json` takes it.
+
+    Args:
+        names: of registers, by instance.
+    """
+    called = names or {}
     cells = {
-        names.get(instance, instance): [cell["type"], cell["connections"]]
+        called.get(instance, instance): [cell["type"], cell["connections"]]
         for instance, cell in module["cells"].items()
     }
     return {

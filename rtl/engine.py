@@ -16,9 +16,19 @@ from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
 from opennpe.rtl.hierarchy import place
-from opennpe.rtl.lanes import FRACTION_BITS, PAIRS, SLOTS, WHOLE, Pair, Tag, pair_of
+from opennpe.rtl.lanes import PAIRS, SLOTS, WHOLE, Pair, Tag, pair_of
 from opennpe.rtl.mac import Accumulate, Align, Multiply, Operand, Product, addend_bits
 from opennpe.rtl.normalise import Normalise
+from opennpe.rtl.pipeline import (
+    accept,
+    control,
+    from_normalise,
+    held,
+    move_together,
+    normalised,
+    offer,
+    to_round,
+)
 
 __all__ = ["Engine"]
 
@@ -36,10 +46,10 @@ class Words:
     def of(cls, stage: str, begin: dict[str, Any]) -> Words:
         """New registers, named by the stage; of the tag, fields that begin with something."""
         return cls(
-            _control(f"{stage}_valid", 1),
-            _held(f"{stage}_tag", Tag, begin),
-            _held(f"{stage}_signs", SLOTS),
-            _held(f"{stage}_nan", SLOTS),
+            control(f"{stage}_valid", 1),
+            held(f"{stage}_tag", Tag, begin),
+            held(f"{stage}_signs", SLOTS),
+            held(f"{stage}_nan", SLOTS),
         )
 
 
@@ -133,7 +143,7 @@ class Engine(wiring.Component):
             place(m, platform, name, block)
         word, pair = self.words.payload, Signal(Pair)
         m.d.comb += Value.cast(pair).eq(pair_of(*self._modes(word)[:2]))
-        self._pace(m, move, taken, pair)
+        accept(m, self, (move, taken), pair.last_lane, 2)
         if self.on_fpga:
             word, taken = self._enter(m, move, taken)
             pair = Signal(Pair, name="o_pair")
@@ -145,37 +155,12 @@ class Engine(wiring.Component):
         a = self._accumulate(m, move, al, l_addend, accumulate)
         n_valid, n_sum = self._normalise(m, move, a, normalise)
         self._round(m, move, n_valid, n_sum, rounding)
-        self._move(m, move, al, a)
+        move_together(m, self, move, al.valid & al.tag.first, a.draining)
         return m
-
-    def _move(self, m: Module, move: Signal, al: Words, a: Sums) -> None:
-        """The pipeline moves as one, once every stream that this cycle needs is there."""
-        begins = Signal()
-        flows, biased, scaled = Signal(), Signal(), Signal()
-        m.d.comb += [
-            begins.eq(al.valid & al.tag.first),
-            flows.eq(~self.results.valid | self.results.ready),
-            biased.eq(~begins | self.biases.valid),
-            scaled.eq(~a.draining | self.shifts.valid),
-            move.eq(flows & biased & scaled),
-            self.biases.ready.eq(begins & flows & scaled),
-            self.shifts.ready.eq(a.draining & flows & biased),
-        ]
-
-    def _pace(self, m: Module, move: Signal, taken: Signal, pair: Any) -> None:
-        """Accept a sum's last word only when the lanes of the sum before will have left."""
-        last = self.words.payload.last
-        lanes_ahead = _control("lanes_ahead", 2)
-        m.d.comb += self.words.ready.eq(move & ~(last & lanes_ahead.any()))
-        with m.If(move):
-            with m.If(taken & last):
-                m.d.sync += lanes_ahead.eq(pair.last_lane)
-            with m.Elif(lanes_ahead.any()):
-                m.d.sync += lanes_ahead.eq(lanes_ahead - 1)
 
     def _enter(self, m: Module, move: Signal, taken: Signal) -> tuple[Any, Value]:
         """Word pairs in registers before they are decoded, and whether one goes on."""
-        o_valid, o_word = _control("o_valid", 1), _held("o_word", self.words.payload.shape())
+        o_valid, o_word = control("o_valid", 1), held("o_word", self.words.payload.shape())
         with m.If(move):
             m.d.sync += o_valid.eq(taken)
         with m.If(taken):
@@ -200,7 +185,7 @@ class Engine(wiring.Component):
                 block.posit4.eq(mode[0]),
             ]
         d = Words.of("d", self.begin)
-        d_a, d_b = _held("d_a", Operand), _held("d_b", Operand)
+        d_a, d_b = held("d_a", Operand), held("d_b", Operand)
         d_tag = d.tag
         with m.If(move):
             m.d.sync += d.valid.eq(taken)
@@ -230,7 +215,7 @@ class Engine(wiring.Component):
     def _kinds(self, m: Module, taken: Signal, pair: Any, block: Multiply) -> None:
         """Registers beside the tag's: the multiplier's slowest paths begin here."""
         narrow, whole = self.begin_kind
-        d_narrow, d_whole = _held("d_narrow", 1, narrow), _held("d_whole", 1, whole)
+        d_narrow, d_whole = held("d_narrow", 1, narrow), held("d_whole", 1, whole)
         with m.If(taken):
             m.d.sync += [d_narrow.eq(pair.narrow), d_whole.eq(pair.whole)]
         m.d.comb += [block.narrow.eq(d_narrow), block.whole.eq(d_whole)]
@@ -252,7 +237,7 @@ class Engine(wiring.Component):
         self, m: Module, move: Signal, d: Words, d_a: Any, d_b: Any, block: Multiply
     ) -> tuple[Words, Any]:
         m.d.comb += [block.a.eq(d_a), block.b.eq(d_b)]
-        m_product = _held("m_product", Product)
+        m_product = held("m_product", Product)
         with m.If(move & d.valid & ~d.tag.nothing):
             m.d.sync += m_product.eq(block.product)
         return self._pass(m, move, d, "m"), m_product
@@ -267,7 +252,7 @@ class Engine(wiring.Component):
         ]
         behind = self._pass(m, move, mul, "l")
         # Above the largest product there is nothing but its sign, which is kept anyway.
-        l_addend = _held("l_addend", addend_bits())
+        l_addend = held("l_addend", addend_bits())
         with m.If(move & mul.valid & ~mul.tag.nothing):
             m.d.sync += l_addend.eq(block.addend)
         return behind, l_addend
@@ -276,14 +261,14 @@ class Engine(wiring.Component):
         self, m: Module, move: Signal, al: Words, l_addend: Value, block: Accumulate
     ) -> Sums:
         a = Sums(
-            total=_held("a_total", self.spec.accumulator_bits),
-            nan=_held("a_nan", SLOTS),
-            pair=_held("a_pair", Pair, self.begin.get("pair")),
-            out=_held("a_out", 2, self.begin.get("out")),
-            draining=_control("a_draining", 1),
-            lane=_control("a_lane", 2),
-            fresh=_held("a_fresh", SLOTS - 1),
-            waiting=_held("a_waiting", SLOTS - 1),
+            total=held("a_total", self.spec.accumulator_bits),
+            nan=held("a_nan", SLOTS),
+            pair=held("a_pair", Pair, self.begin.get("pair")),
+            out=held("a_out", 2, self.begin.get("out")),
+            draining=control("a_draining", 1),
+            lane=control("a_lane", 2),
+            fresh=held("a_fresh", SLOTS - 1),
+            waiting=held("a_waiting", SLOTS - 1),
         )
         enters, done = Signal(), Signal()
         # An FPGA's registers have enables anyway, and whether words enter is known late.
@@ -339,8 +324,8 @@ class Engine(wiring.Component):
     def _normalise(self, m: Module, move: Signal, a: Sums, block: Normalise) -> tuple[Signal, Any]:
         """Also moves aside the lanes that wait, because the next sum comes in behind."""
         slot = self.spec.accumulator_bits // SLOTS
-        a_held = _held("a_held", self.spec.accumulator_bits - slot)
-        a_nan_held = _held("a_nan_held", SLOTS - 1)
+        a_held = held("a_held", self.spec.accumulator_bits - slot)
+        a_nan_held = held("a_nan_held", SLOTS - 1)
         m.d.comb += [
             block.total.eq(a.total),
             block.held.eq(a_held),
@@ -365,14 +350,14 @@ class Engine(wiring.Component):
         ]
         if self.on_fpga:
             m.d.comb += block.take.eq(move & valid)
-            lead_valid, lead = _control("lead_valid", 1), _held("lead", Leaves, begin)
+            lead_valid, lead = control("lead_valid", 1), held("lead", Leaves, begin)
             with m.If(move):
                 m.d.sync += lead_valid.eq(valid)
             with m.If(move & valid):
                 m.d.sync += lead.eq(leaves)
             valid, leaves = lead_valid, lead
-        n_valid = _control("n_valid", 1)
-        n_sum = _held("n_sum", _normalised(block.scale_bits), begin)
+        n_valid = control("n_valid", 1)
+        n_sum = held("n_sum", normalised(block.scale_bits, LEAVES), begin)
         with m.If(move):
             m.d.sync += n_valid.eq(valid)
         with m.If(move & valid):
@@ -380,32 +365,18 @@ class Engine(wiring.Component):
                 n_sum.lane.eq(leaves.lane),
                 n_sum.last.eq(leaves.last),
                 n_sum.out.eq(leaves.out),
-                n_sum.negative.eq(block.negative),
-                n_sum.zero.eq(block.zero),
-                n_sum.nan.eq(block.nan_out),
-                n_sum.scale.eq(block.scale),
-                n_sum.fraction.eq(block.fraction),
-                n_sum.sticky.eq(block.sticky),
+                *from_normalise(n_sum, block),
             ]
         return n_valid, n_sum
 
     def _round(self, m: Module, move: Signal, n_valid: Signal, n_sum: Any, block: Round) -> None:
         m.d.comb += [
-            block.negative.eq(n_sum.negative),
-            block.zero.eq(n_sum.zero),
-            block.nan.eq(n_sum.nan),
-            block.scale.eq(n_sum.scale),
-            block.fraction.eq(n_sum.fraction),
-            block.sticky.eq(n_sum.sticky),
+            *to_round(block, n_sum),
             block.out.eq(n_sum.out),
             block.underflow_zero.eq(self.underflow_zero),
         ]
-        r_valid = _control("r_valid", 1)
-        r_result = _held("r_result", ports.result_layout(self.spec))
-        with m.If(move):
-            m.d.sync += r_valid.eq(n_valid)
-        with m.Elif(self.results.ready):  # taken while what follows waits for a bias or a shift
-            m.d.sync += r_valid.eq(0)
+        r_valid = offer(m, self, move, n_valid)
+        r_result = held("r_result", ports.result_layout(self.spec))
         with m.If(move & n_valid):
             m.d.sync += [
                 r_result.code.eq(block.code),
@@ -415,32 +386,6 @@ class Engine(wiring.Component):
         m.d.comb += [self.results.valid.eq(r_valid), self.results.payload.eq(r_result)]
 
 
-Leaves = data.StructLayout({"lane": 2, "last": 1, "out": 2})
+LEAVES = {"lane": 2, "last": 1, "out": 2}
+Leaves = data.StructLayout(LEAVES)
 """What goes beside a lane's sum through normalise."""
-
-
-def _normalised(scale_bits: int) -> data.StructLayout:
-    """A lane's sum between normalise and round."""
-    return data.StructLayout(
-        {
-            "lane": 2,
-            "last": 1,
-            "out": 2,
-            "negative": 1,
-            "zero": 1,
-            "nan": 1,
-            "scale": scale_bits,
-            "fraction": FRACTION_BITS,
-            "sticky": 1,
-        }
-    )
-
-
-def _control(name: str, width: int) -> Signal:
-    """A register that a reset clears."""
-    return Signal(width, name=name)
-
-
-def _held(name: str, shape: Any, begin: Any = None) -> Any:
-    """A data register: no reset, because nothing reads it before a valid flag says so."""
-    return Signal(shape, name=name, init=begin, reset_less=True)

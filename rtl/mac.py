@@ -26,7 +26,7 @@ from opennpe.rtl.lanes import (
     table,
 )
 
-__all__ = ["Accumulate", "Align", "Multiply", "Operand", "Product", "addend_bits"]
+__all__ = ["Accumulate", "Align", "Multiply", "Operand", "Product", "add", "addend_bits"]
 
 CARRY_GROUPS = (10, 12, 14, 16, 18, 18, 16, 14, 14)
 """Bits of the accumulator's adder that share a carry chain."""
@@ -366,7 +366,7 @@ class Accumulate(wiring.Component):
             left += [join | sign, base.word_select(slot, bits)]
             right += [~join & sign, addend.word_select(slot, bits)]
         total = Signal(self.bits + SLOTS)
-        m.d.comb += total.eq(_add(m, Cat(*left), Cat(*right)))
+        m.d.comb += total.eq(add(m, Cat(*left), Cat(*right)))
         m.d.comb += [
             self.result.eq(Cat(*(total.word_select(slot, bits + 1)[1:] for slot in range(SLOTS)))),
             self.nan_out.eq(Mux(self.first, 0, self.nan) | self.nan_in),
@@ -374,7 +374,7 @@ class Accumulate(wiring.Component):
         return m
 
 
-def _add(m: Module, left: Value, right: Value) -> Value:
+def add(m: Module, left: Value, right: Value) -> Value:
     """The sum, without its carry out, in groups that a carry passes in one step.
 
     Synthesis turns a prefix tree back into a chain. Two chains it keeps: one of the carries that

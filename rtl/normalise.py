@@ -19,10 +19,15 @@ from opennpe.rtl.lanes import (
     table,
 )
 
-__all__ = ["Normalise"]
+__all__ = ["Normalise", "scale_bits"]
 
 SCALE_FLOOR = 8
 """Signed bits of any sum's exponent before its shift."""
+
+
+def scale_bits(shift_bits: int) -> int:
+    """Signed bits of a normalised sum's exponent, the shift included."""
+    return max(shift_bits, SCALE_FLOOR) + 1
 
 
 class Normalise(wiring.Component):
@@ -49,7 +54,7 @@ class Normalise(wiring.Component):
     def __init__(self, accumulator_bits: int, shift_bits: int, staged: bool = False) -> None:
         self.bits, self.shift_bits = accumulator_bits, shift_bits
         self.staged = staged
-        self.scale_bits = max(shift_bits, SCALE_FLOOR) + 1
+        self.scale_bits = scale_bits(shift_bits)
         super().__init__(
             {
                 "total": In(accumulator_bits),

@@ -15,7 +15,7 @@ from opennpe.golden.running_window import RunningWindow
 from opennpe.rtl.codec import PositString, narrow_operand
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import NARROW, SHIFT_BITS, SIGNIFICAND_BITS, WHOLE, log2_maxpos, table
-from opennpe.rtl.mac import _add
+from opennpe.rtl.mac import add
 
 __all__ = ["Shapes", "accumulate", "align_exact", "align_window", "decode", "multiply"]
 
@@ -164,4 +164,4 @@ def accumulate(m: Module, base: Value, addend: Value, sign: Value) -> Value:
     width = len(base)
     above = sign.replicate(width - len(addend))
     # A guard bit below: the sign added to itself is the carry that completes the complement.
-    return _add(m, Cat(sign, base), Cat(sign, addend, above))[1 : width + 1]
+    return add(m, Cat(sign, base), Cat(sign, addend, above))[1 : width + 1]

@@ -17,8 +17,17 @@ from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Round
 from opennpe.rtl.hierarchy import place
-from opennpe.rtl.lanes import FRACTION_BITS, SEGMENT, SLOTS, grid_exponent
+from opennpe.rtl.lanes import SEGMENT, SLOTS, grid_exponent
 from opennpe.rtl.normalise import Normalise
+from opennpe.rtl.pipeline import (
+    accept,
+    from_normalise,
+    held,
+    move_together,
+    normalised,
+    offer,
+    to_round,
+)
 from opennpe.rtl.window_lane import (
     Shapes,
     accumulate,
@@ -113,41 +122,24 @@ class Unit(wiring.Component):
             m, platform, move, totals, anchors, nans, draining, lane_now
         )
         self._round(m, platform, move, n_valid, n_sum)
-        begins, flows, biased, scaled = (Signal(name=n) for n in ("begins", "flows", "is", "has"))
         taking = al if self.window.exact else mul
-        m.d.comb += [
-            begins.eq(taking.valid & taking.first),
-            flows.eq(~self.results.valid | self.results.ready),
-            biased.eq(~begins | self.biases.valid),
-            scaled.eq(~draining | self.shifts.valid),
-            move.eq(flows & biased & scaled),
-            self.biases.ready.eq(begins & flows & scaled),
-            self.shifts.ready.eq(draining & flows & biased),
-        ]
+        move_together(m, self, move, taking.valid & taking.first, draining)
         return m
 
     def _words(self, m: Module, move: Signal) -> Stage:
         """The words that enter: a sum's last one only when the lanes before will have left."""
-        word, ahead = self.words.payload, Signal(range(max(self.lanes, 2)), name="lanes_ahead")
-        taken = Signal()
-        m.d.comb += [
-            self.words.ready.eq(move & ~(word.last & ahead.any())),
-            taken.eq(self.words.valid & self.words.ready),
-        ]
-        with m.If(move):
-            with m.If(taken & word.last):
-                m.d.sync += ahead.eq(self.lanes - 1)
-            with m.Elif(ahead.any()):
-                m.d.sync += ahead.eq(ahead - 1)
+        word, taken = self.words.payload, Signal()
+        m.d.comb += taken.eq(self.words.valid & self.words.ready)
+        accept(m, self, (move, taken), self.lanes - 1, len(Const(max(self.lanes, 2) - 1)))
         return Stage(taken, word.first, word.last, [])
 
     def _stage(self, m: Module, move: Signal, name: str, before: Stage, lane: Any) -> Stage:
         """Registers of a stage; flags are handed on, lanes are for the caller to fill."""
         behind = Stage(
             Signal(name=f"{name}_valid"),
-            _held(f"{name}_first", 1),
-            _held(f"{name}_last", 1),
-            [_held(f"{name}_lane{i}", lane) for i in range(self.lanes)],
+            held(f"{name}_first", 1),
+            held(f"{name}_last", 1),
+            [held(f"{name}_lane{i}", lane) for i in range(self.lanes)],
         )
         with m.If(move):
             m.d.sync += behind.valid.eq(before.valid)
@@ -199,9 +191,9 @@ class Unit(wiring.Component):
         self, m: Module, move: Signal, al: Stage
     ) -> tuple[list[Any], list[Any], list[Any], Signal, Signal]:
         window, count = self.window, range(self.lanes)
-        totals = [_held(f"a_total{i}", window.width) for i in count]
-        anchors = [_held(f"a_anchor{i}", self.shapes.anchor) for i in count]
-        nans = [_held(f"a_nan{i}", 1) for i in count]
+        totals = [held(f"a_total{i}", window.width) for i in count]
+        anchors = [held(f"a_anchor{i}", self.shapes.anchor) for i in count]
+        nans = [held(f"a_nan{i}", 1) for i in count]
         draining, now = Signal(name="a_draining"), Signal(2, name="a_lane")
         enters = move & al.valid
         # Gates that synthesis makes large: registers would drive all these bits themselves.
@@ -244,7 +236,7 @@ class Unit(wiring.Component):
         if not window.exact:
             fields["anchor"] = self.shapes.anchor
         layout = data.StructLayout(fields)
-        waiting = [_held(f"a_held{i}", layout) for i in range(1, self.lanes)]
+        waiting = [held(f"a_held{i}", layout) for i in range(1, self.lanes)]
         lanes = []
         for total, nan, anchor in zip(totals, nans, anchors, strict=True):
             parts = [total, nan] if window.exact else [total, nan, anchor]
@@ -272,18 +264,13 @@ class Unit(wiring.Component):
             block.shift.eq(self.shifts.payload.as_signed() + unit),
         ]
         n_valid = Signal(name="n_valid")
-        n_sum = _held("n_sum", _normalised(block.scale_bits))
+        n_sum = held("n_sum", normalised(block.scale_bits, {"lane": 2}))
         with m.If(move):
             m.d.sync += n_valid.eq(draining)
         with m.If(move & draining):
             m.d.sync += [
                 n_sum.lane.eq(now),
-                n_sum.negative.eq(block.negative),
-                n_sum.zero.eq(block.zero),
-                n_sum.nan.eq(block.nan_out),
-                n_sum.scale.eq(block.scale),
-                n_sum.fraction.eq(block.fraction),
-                n_sum.sticky.eq(block.sticky),
+                *from_normalise(n_sum, block),
             ]
         return n_valid, n_sum
 
@@ -292,22 +279,13 @@ class Unit(wiring.Component):
         block.module_name = f"round_{len(n_sum.scale)}"
         place(m, platform, "round", block)
         m.d.comb += [
-            block.negative.eq(n_sum.negative),
-            block.zero.eq(n_sum.zero),
-            block.nan.eq(n_sum.nan),
-            block.scale.eq(n_sum.scale),
-            block.fraction.eq(n_sum.fraction),
-            block.sticky.eq(n_sum.sticky),
+            *to_round(block, n_sum),
             block.out.eq(self.spec.mac.formats.index(self.window.name)),
             block.underflow_zero.eq(self.underflow_zero),
         ]
-        r_valid = Signal(name="r_valid")
+        r_valid = offer(m, self, move, n_valid)
         bits = int(formats.get(self.window.name).bits)
-        r_code, r_lane = _held("r_code", bits), _held("r_lane", len(n_sum.lane))
-        with m.If(move):
-            m.d.sync += r_valid.eq(n_valid)
-        with m.Elif(self.results.ready):
-            m.d.sync += r_valid.eq(0)
+        r_code, r_lane = held("r_code", bits), held("r_lane", len(n_sum.lane))
         with m.If(move & n_valid):
             m.d.sync += [r_code.eq(block.code), r_lane.eq(n_sum.lane)]
         m.d.comb += [
@@ -316,23 +294,3 @@ class Unit(wiring.Component):
             self.results.payload.lane.eq(r_lane),
             self.results.payload.last.eq(r_lane == self.lanes - 1),
         ]
-
-
-def _normalised(scale_bits: int) -> data.StructLayout:
-    """A lane's sum between normalise and round."""
-    return data.StructLayout(
-        {
-            "lane": 2,
-            "negative": 1,
-            "zero": 1,
-            "nan": 1,
-            "scale": scale_bits,
-            "fraction": FRACTION_BITS,
-            "sticky": 1,
-        }
-    )
-
-
-def _held(name: str, shape: Any) -> Any:
-    """A data register: no reset, because nothing reads it before a valid flag says so."""
-    return Signal(shape, name=name, reset_less=True)

@@ -34,7 +34,7 @@ from opennpe.tech.cells import CellLibrary
 __all__ = ["CONFIGURATIONS", "Configuration", "Fit", "fit"]
 
 TOP = "pdpu_top"
-RECIPES = ("stock", "sized", "timing")
+RECIPES = tuple(scaling.CALIBRATION["ihp130"])
 SPEC = catalog.EDGE_4X4.engine
 
 
@@ -132,23 +132,14 @@ def mapped(text: str, library: CellLibrary, recipe: Recipe) -> Netlist:
             before, after = folder / "front.il", folder / "mapped.json"
             before.write_text(text, encoding="utf-8")
             cells = synthesis.library_files(library, folder)
-            script = folder / "abc.script"
-            script.write_text(recipe.abc.replace(";", "\n") + "\n", encoding="utf-8")
             log = yosys.run(
                 f"read_rtlil {before}",
-                f"abc {cells} -script {script}{synthesis.constraints(library, recipe, folder)}",
-                *synthesis.ties(library),
-                "opt_clean -purge",
+                *synthesis.mapping(library, cells, recipe, folder),
                 f"write_json -noscopeinfo {after}",
             )
             module = json.loads(after.read_text(encoding="utf-8"))["modules"][TOP]
         synthesis.check_mapped(module, library, TOP)
-        return {
-            "cells": {n: [c["type"], c["connections"]] for n, c in module["cells"].items()},
-            "ports": {n: [p["direction"], p["bits"]] for n, p in module["ports"].items()},
-            "nets": {},
-            "abc": [line for line in log.splitlines() if "Delay =" in line][-3:],
-        }
+        return synthesis.to_keep(module, log)
 
     parts = text, repr(recipe), library.name, library.sha256, str(len(library.files))
     return netlist.from_json(kept("pdpu", make, *parts), TOP, library)

@@ -21,7 +21,7 @@ from opennpe.rtl.windowed import Unit, units
 from opennpe.tech import scaling
 
 SPEC = catalog.EDGE_4X4.engine
-RECIPES = ("stock", "sized", "timing")
+RECIPES = tuple(scaling.CALIBRATION["ihp130"])
 EXACT = SPEC.accumulator_bits
 """A window in which every format is exact."""
 WINDOWS = (32, 48, 64)

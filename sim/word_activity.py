@@ -138,6 +138,13 @@ def _top(low: Any, high: Any, width: int) -> np.int64:
 
 
 @inlined
+def _masks(width: int) -> Any:
+    """Both halves of a lane's bits."""
+    low = ~np.uint64(0) if width >= 64 else np.uint64((1 << width) - 1)
+    return low, ~np.uint64(0) if width > 64 else np.uint64(0)
+
+
+@inlined
 def _placed(product: int, shift: int) -> Any:
     """Two halves of a product's magnitude on the grid."""
     p = np.uint64(product)
@@ -212,10 +219,10 @@ def _leaves(
         row[HELD] += _ones(low ^ left.held[lane, 0]) + _ones(high ^ left.held[lane, 1])
         left.held[lane, 0], left.held[lane, 1] = low, high
     negative = _top(low, high, d.width)
-    mask_low = ~np.uint64(0) if d.width >= 64 else np.uint64((1 << d.width) - 1)
+    mask_low, mask_high = _masks(d.width)
     size_low, size_high = low, high
     if negative:
-        size_low, size_high = ~low & mask_low, (~high if d.width > 64 else np.uint64(0))
+        size_low, size_high = ~low & mask_low, ~high & mask_high
     place = _leading(size_low, size_high)
     begin = place // SEGMENT * SEGMENT
     window = np.int64(_from(low, high, begin - FRACTION_BITS, SEGMENT + FRACTION_BITS))
@@ -268,8 +275,7 @@ def _waits(add: _Adder, lanes: int, row: Any) -> None:
 @inlined
 def _adds(d: Decoded, add: _Adder, lane: int, base: Any, addend: Any, sign: int, row: Any) -> None:
     """A word's addend joins a lane's sum: two halves each, inverted where negative."""
-    mask_low = ~np.uint64(0) if d.width >= 64 else np.uint64((1 << d.width) - 1)
-    mask_high = ~np.uint64(0) if d.width > 64 else np.uint64(0)
+    mask_low, mask_high = _masks(d.width)
     low, high = base[0] + addend[0], base[1] + addend[1]
     if low < base[0]:
         high += np.uint64(1)
@@ -294,8 +300,7 @@ def _count(d: Decoded, s: Sums, joined: bool, out: NDArray[np.float64]) -> None:
     """Add the events of every run to its row of ``out`` (runs, classes)."""
     lanes, bits = d.lanes, np.uint64(d.bits)
     code_mask = np.uint64((1 << d.bits) - 1)
-    mask_low = ~np.uint64(0) if d.width >= 64 else np.uint64((1 << d.width) - 1)
-    mask_high = ~np.uint64(0) if d.width > 64 else np.uint64(0)
+    mask_low, mask_high = _masks(d.width)
     nothing_added = (np.uint64(0), np.uint64(0))
     seen = np.zeros((4, 4), dtype=np.int64)
     held = np.zeros((4, 4), dtype=np.int64)

@@ -19,7 +19,26 @@ from small_liberty import SMALL
 
 LIBRARY = "ihp130"
 
-DESIGN = r"""
+ROW = r"""module \opennpe.execute.{name} (clk, a, b, \inside$3 );
+  input clk;
+  wire clk;
+  input [7:0] a;
+  wire [7:0] a;
+  input [7:0] b;
+  wire [7:0] b;
+  output [7:0] \inside$3 ;
+  reg [7:0] \inside$3  = 8'h00;
+  wire [7:0] sum;
+  helper adder (
+    .a(a),
+    .b(b),
+    .sum(sum)
+  );
+  always @(posedge clk) \inside$3  <= sum;
+endmodule
+"""
+"""A row of the array, which Amaranth writes once for each: the name alone differs."""
+TOP = r"""
 module opennpe(clk, a, b, q);
   input clk;
   wire clk;
@@ -49,43 +68,8 @@ module opennpe(clk, a, b, q);
     .q(q)
   );
 endmodule
-
-module \opennpe.execute.row0 (clk, a, b, \inside$3 );
-  input clk;
-  wire clk;
-  input [7:0] a;
-  wire [7:0] a;
-  input [7:0] b;
-  wire [7:0] b;
-  output [7:0] \inside$3 ;
-  reg [7:0] \inside$3  = 8'h00;
-  wire [7:0] sum;
-  helper adder (
-    .a(a),
-    .b(b),
-    .sum(sum)
-  );
-  always @(posedge clk) \inside$3  <= sum;
-endmodule
-
-module \opennpe.execute.row1 (clk, a, b, \inside$3 );
-  input clk;
-  wire clk;
-  input [7:0] a;
-  wire [7:0] a;
-  input [7:0] b;
-  wire [7:0] b;
-  output [7:0] \inside$3 ;
-  reg [7:0] \inside$3  = 8'h00;
-  wire [7:0] sum;
-  helper adder (
-    .a(a),
-    .b(b),
-    .sum(sum)
-  );
-  always @(posedge clk) \inside$3  <= sum;
-endmodule
-
+"""
+REST = r"""
 module \opennpe.store (clk, address, q);
   input clk;
   wire clk;
@@ -115,6 +99,12 @@ module helper(a, b, sum);
   assign sum = a + b;
 endmodule
 """
+DESIGN = (
+    TOP.removesuffix("\n")
+    + "\n\n"
+    + "\n".join(ROW.replace("{name}", f"row{i}") for i in range(2))
+    + REST
+)
 """Two rows of 8 flops, each with an adder that is a module; a store with a memory and 8 flops."""
 
 
