@@ -1,0 +1,1 @@
+"""Training whose forward pass is the hardware."""

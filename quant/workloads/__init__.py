@@ -1,0 +1,1 @@
+"""Networks to train and measure: visual-inertial odometry, classification, eye gaze."""
