@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden.errors import DataError
 
-__all__ = ["HEIGHT", "MAX_DEGREES", "WIDTH", "Looks", "draw_gazes", "gaze_vectors", "render"]
+__all__ = [
+    "HEIGHT",
+    "MAX_DEGREES",
+    "RANGES",
+    "WIDTH",
+    "Looks",
+    "draw_gazes",
+    "gaze_vectors",
+    "picture",
+    "render",
+]
 
 Floats = NDArray[np.float32]
 
@@ -66,7 +76,7 @@ class Looks:
     @classmethod
     def draw(cls, count: int, rng: np.random.Generator) -> Looks:
         """Looks of ``count`` eyes."""
-        drawn = {name: rng.uniform(low, high, count) for name, (low, high) in _RANGES.items()}
+        drawn = {name: rng.uniform(low, high, count) for name, (low, high) in RANGES.items()}
         return cls(**{name: values.astype(np.float32) for name, values in drawn.items()})
 
     def part(self, start: int, stop: int) -> Looks:
@@ -76,7 +86,7 @@ class Looks:
         )
 
 
-_RANGES = {
+RANGES = {
     "radius": (12.5, 15.5),
     "centre_x": (-3.0, 3.0),
     "centre_y": (-1.5, 2.5),
@@ -137,11 +147,15 @@ def render(degrees: NDArray[np.floating], rng: np.random.Generator) -> NDArray[n
     if not (np.abs(gazes) <= np.float32(MAX_DEGREES) + 1e-3).all():
         yaw, pitch = MAX_DEGREES
         raise DataError(f"gazes beyond yaw +-{yaw:g} or pitch +-{pitch:g} degrees cannot be drawn")
-    looks = Looks.draw(len(gazes), rng)
-    vectors = gaze_vectors(gazes).astype(np.float32)
-    pictures = np.empty((len(gazes), HEIGHT, WIDTH), np.uint8)
-    for start in range(0, len(gazes), AT_ONCE):
-        stop = min(start + AT_ONCE, len(gazes))
+    return picture(gazes, Looks.draw(len(gazes), rng), rng)
+
+
+def picture(degrees: Floats, looks: Looks, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Grey pictures (N, 32, 48) of gazes (N, 2) and given looks; ``rng`` draws the noise."""
+    vectors = gaze_vectors(degrees).astype(np.float32)
+    pictures = np.empty((len(vectors), HEIGHT, WIDTH), np.uint8)
+    for start in range(0, len(vectors), AT_ONCE):
+        stop = min(start + AT_ONCE, len(vectors))
         some = looks.part(start, stop)
         tone = _tones(vectors[start:stop], some)
         tone = np.clip(tone * some.gain, 0, 1) ** some.gamma
