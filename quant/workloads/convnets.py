@@ -186,14 +186,18 @@ def load_resnet20(path: Path | str) -> ResNet20:
         raise ModelError(f"no checkpoint '{file}': expected ResNet20's weights, a PyTorch file")
     if file.stat().st_size > MAX_CHECKPOINT_BYTES:
         raise ModelError(f"'{file}' is larger than {MAX_CHECKPOINT_BYTES >> 20} MiB: no ResNet20")
+    net = ResNet20()
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
         held = held.get("state_dict", held)
         weights = {name.removeprefix("module."): value for name, value in held.items()}
-        net = ResNet20()
         net.load_state_dict(weights, strict=True)
     except Exception as error:
         # Damage shows as UnpicklingError, RuntimeError, EOFError, AttributeError and more.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(f"'{file}' is damaged or not ResNet20's weights: {reason}") from error
-    return net.eval()
+    for name, value in net.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"'{file}' holds NaN or infinite values in '{name}'")
+    net.eval()
+    return net

@@ -120,7 +120,8 @@ RANGES = {
 
 def draw_gazes(count: int, rng: np.random.Generator) -> Floats:
     """Yaw (to the right in the picture) and pitch (up) in degrees, float32 (N, 2)."""
-    return rng.uniform(-1, 1, (count, 2)).astype(np.float32) * np.float32(MAX_DEGREES)
+    drawn = rng.uniform(-1, 1, (count, 2)).astype(np.float32)
+    return drawn * np.array(MAX_DEGREES, np.float32)
 
 
 def gaze_vectors(degrees: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -144,7 +145,7 @@ def render(degrees: NDArray[np.floating], rng: np.random.Generator) -> NDArray[n
     gazes = np.asarray(degrees, dtype=np.float32)
     if gazes.ndim != 2 or gazes.shape[1] != 2:
         raise DataError(f"gazes have the shape {gazes.shape}, expected (N, 2): yaw and pitch")
-    if not (np.abs(gazes) <= np.float32(MAX_DEGREES) + 1e-3).all():
+    if not (np.abs(gazes) <= np.array(MAX_DEGREES) + 1e-3).all():
         yaw, pitch = MAX_DEGREES
         raise DataError(f"gazes beyond yaw +-{yaw:g} or pitch +-{pitch:g} degrees cannot be drawn")
     return picture(gazes, Looks.draw(len(gazes), rng), rng)
@@ -186,7 +187,8 @@ def _places(eye: Looks) -> tuple[Floats, Floats]:
 
 def _step(distance: Floats, edge: Floats) -> Floats:
     """0 far below zero, 1 far above, a ramp of two edges between."""
-    return np.clip(distance / (2 * edge) + np.float32(0.5), 0, 1)
+    ramp: Floats = np.clip(distance / (2 * edge) + np.float32(0.5), 0, 1)
+    return ramp
 
 
 def _lids(vectors: Floats, eye: Looks, x: Floats) -> tuple[Floats, Floats]:
@@ -215,7 +217,7 @@ def _ball(vectors: Floats, eye: Looks, x: Floats, y: Floats, upper: Floats) -> F
     z = np.sqrt(np.clip(1 - x * x - y * y, 0, None))
     angle = np.arccos(np.clip(x * gx + y * gy + z * gz, -1, 1))
     edge = PIXEL / eye.radius
-    tone = eye.sclera * (np.float32(0.55) + np.float32(0.45) * z)
+    tone: Floats = eye.sclera * (np.float32(0.55) + np.float32(0.45) * z)
     spokes = np.sin(eye.spokes * np.arctan2(y - gy, x - gx) + eye.phase)
     rim = (angle - np.float32(IRIS)) / np.float32(0.1)
     iris = eye.iris * (1 + np.float32(0.2) * spokes) * (1 - np.float32(0.5) * np.exp(-rim * rim))
@@ -223,7 +225,8 @@ def _ball(vectors: Floats, eye: Looks, x: Floats, y: Floats, upper: Floats) -> F
     tone += _step(eye.pupil - angle, edge) * (np.float32(0.04) - tone)
     shadow = (y - upper) / np.float32(0.25)
     tone *= 1 - np.float32(0.35) * np.exp(-shadow * shadow)
-    return tone + eye.glint * _glint(gx, gy, eye, x, y)
+    tone += eye.glint * _glint(gx, gy, eye, x, y)
+    return tone
 
 
 def _glint(gx: Floats, gy: Floats, eye: Looks, x: Floats, y: Floats) -> Floats:
@@ -233,7 +236,8 @@ def _glint(gx: Floats, gy: Floats, eye: Looks, x: Floats, y: Floats) -> Floats:
     length = np.sqrt(half_x * half_x + half_y * half_y + (1 + 1 / lamp) ** 2)
     dx = x - CORNEA_CENTRE * gx - CORNEA_RADIUS * half_x / length
     dy = y - CORNEA_CENTRE * gy - CORNEA_RADIUS * half_y / length
-    return np.exp(-(dx * dx + dy * dy) / np.float32(0.004))
+    spot: Floats = np.exp(-(dx * dx + dy * dy) / np.float32(0.004))
+    return spot
 
 
 def _lashes(eye: Looks, x: Floats, y: Floats, upper: Floats, tone: Floats) -> Floats:
@@ -241,4 +245,5 @@ def _lashes(eye: Looks, x: Floats, y: Floats, upper: Floats, tone: Floats) -> Fl
     across = np.abs(x - eye.corner_x) / eye.half_width
     ragged = np.float32(0.07) + np.float32(0.03) * np.sin(31 * x + eye.phase)
     band = (y - upper) / ragged
-    return tone * (1 - eye.lash * np.exp(-band * band) * (across < 1))
+    tone *= 1 - eye.lash * np.exp(-band * band) * (across < 1)
+    return tone

@@ -46,7 +46,9 @@ def angular_errors(
     """Degrees (N,) between gazes, each yaw and pitch (N, 2) in degrees."""
     a, b = eyes.gaze_vectors(given), eyes.gaze_vectors(wanted)
     # The sine is exact for small angles, where an arc cosine is not.
-    return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
+    sines = np.linalg.norm(np.cross(a, b), axis=1)
+    errors: NDArray[np.float64] = np.degrees(np.arctan2(sines, (a * b).sum(1)))
+    return errors
 
 
 class Gaze:

@@ -126,8 +126,9 @@ class ImageClasses(ABC):
 
 def _cross_entropies(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     shifted = scores - scores.max(1, keepdims=True)
-    total: NDArray[np.float64] = np.log(np.exp(shifted).sum(1))
-    return total - shifted[np.arange(len(labels)), labels]
+    nats: NDArray[np.float64] = np.log(np.exp(shifted).sum(1))
+    nats -= shifted[np.arange(len(labels)), labels]
+    return nats
 
 
 def mirrored(pixels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:

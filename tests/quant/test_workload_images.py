@@ -20,6 +20,11 @@ from opennpe.quant.workloads import cifar, convnets, eyes, fashion, images, regi
 from opennpe.quant.workloads.gaze import UNIT, Gaze, GazeNet, angular_errors  # noqa: E402
 from quant_models import extra  # noqa: E402
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Constant folding:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning"),
+]
+
 INSTALLED = (fashion.DEBIAN / "train-images-idx3-ubyte.gz").is_file()
 needs_fashion = pytest.mark.skipif(
     not INSTALLED, reason="no Fashion-MNIST: apt-get install dataset-fashion-mnist"
@@ -321,9 +326,13 @@ def test_bad_checkpoints_are_refused(tmp_path: Path) -> None:
         bad[name] = file.read_bytes()
     for name, content in bad.items():
         file.write_bytes(content)
-        with pytest.raises(ModelError, match="damaged or not ResNet20's weights") as raised:
+        with pytest.raises(ModelError, match="damaged or not ResNet20's weights: .") as raised:
             convnets.load_resnet20(file)
         assert "\n" not in str(raised.value), name
+    good["module.layer2.0.bn1.weight"][3] = float("nan")
+    torch.save(good, file)
+    with pytest.raises(ModelError, match=r"NaN or infinite values in 'layer2\.0\.bn1\.weight'"):
+        convnets.load_resnet20(file)
     assert not marker.exists()
     pickle.loads(bad["code"])
     assert marker.exists()  # what was planted does run where a pickle is trusted
