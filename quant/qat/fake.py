@@ -61,9 +61,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _dense(x: Tensor) -> bool:
-    return x.is_contiguous() or (
-        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _array(x: Tensor, exponent: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
