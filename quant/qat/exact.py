@@ -10,7 +10,7 @@ normalisation, tables) are golden's here too, with the gradients of the real fun
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from opennpe.quant.qat.wide_sums import odd, sum_of_products, two_sum
 
 __all__ = ["CERTAIN", "run", "written"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 CERTAIN = 2.0**53
 """Units up to which float64 sums are exact."""
 SPEC = CoprocessorSpec()
@@ -123,7 +123,8 @@ def _wide(
     """A sum beyond 53 bits."""
     if isinstance(layer, L.MatMul):
         start = torch.zeros((), dtype=torch.float64)
-        return sum_of_products(torch.matmul, *given, int(given[0].shape[-1]), start)
+        a, b = given
+        return sum_of_products(torch.matmul, a, b, int(a.shape[-1]), start)
     rank = given[0].ndim - 2 if isinstance(layer, L.Conv) else 0
     nothing = torch.zeros_like(own["bias"])
 

@@ -6,7 +6,7 @@ They are operators of PyTorch's library, so that ``torch.compile`` takes them as
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from opennpe.quant.qat import rounding
 
 __all__ = ["fake_quantize", "on_grid"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 def fake_quantize(
@@ -61,7 +61,8 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _dense(x: Tensor) -> bool:
-    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    last = x.ndim == 4 and bool(x.is_contiguous(memory_format=torch.channels_last))
+    return last or bool(x.is_contiguous())
 
 
 def _array(x: Tensor, exponent: Tensor) -> tuple[Tensor, NDArray[np.float32]]:

@@ -6,7 +6,7 @@ What :mod:`opennpe.quant.float_eval` does in NumPy, with gradients.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 __all__ = ["KINDS", "activation", "run"]
 
-Tensor = torch.Tensor
-Parameters = Mapping[str, Tensor]
+Tensor: TypeAlias = torch.Tensor
+Parameters: TypeAlias = Mapping[str, Tensor]
 """A layer's own: ``weights``, ``bias``, ``slope``, ``gamma``, ``beta``."""
 
 
@@ -61,8 +61,7 @@ def _torch_pads(pads: tuple[int, ...], rank: int) -> list[int]:
 def _pool(layer: L.Pool, given: list[Tensor], own: Parameters, batch: int | None) -> Tensor:
     x = given[0]
     if layer.kind == "average":
-        sums = window_sums(layer, x)
-        return sums / torch.from_numpy(counts(layer, tuple(x.shape[2:]))).to(x.dtype)
+        return window_sums(layer, x) / _divisors(layer, tuple(x.shape[2:])).to(x.dtype)
     rank = len(layer.kernel)
     pads, out = _reach(layer, x)
     function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
@@ -93,6 +92,11 @@ def window_sums(layer: L.Pool, x: Tensor) -> Tensor:
     function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
     sums = function(padded, ones, None, layer.strides, 0, layer.dilations, x.shape[1])
     return sums[(slice(None), slice(None), *(slice(n) for n in out))]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _divisors(layer: L.Pool, spatial: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(counts(layer, spatial))
 
 
 def counts(layer: L.Pool, spatial: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from torch import nn
 
 __all__ = ["Options", "QuantModule"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 NONE = (-math.inf, math.inf)
 EMA = 0.99
 """Of the largest magnitude so far, kept at every step (as XR-NPE's recipe has it)."""
@@ -91,7 +91,6 @@ class QuantModule(nn.Module):  # type: ignore[misc]
         graph: the float graph whose structure is trained.
         policy, options: as given.
         layers: golden's layers in order, conversions included.
-        masks: 0/1 tensors that are multiplied into weights, by layer name.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class QuantModule(nn.Module):  # type: ignore[misc]
                 if isinstance(values, np.ndarray):
                     name = f"{_key(layer.name)}:{field}"
                     self.own[name] = nn.Parameter(torch.tensor(values, dtype=torch.float32))
-        self.masks: dict[str, Tensor] = {}
         self.rounds = {"weights": True, "activations": True}
         self._exact = False
         self._steps = 0
@@ -219,14 +217,20 @@ class QuantModule(nn.Module):  # type: ignore[misc]
                 f"'{name}' has no weights to mask: expected one of {', '.join(self.weights)}"
             )
         if mask is None:
-            self.masks.pop(name, None)
+            self._buffers.pop(f"mask:{_key(name)}", None)
             return
         if mask.shape != self.weights[name].shape:
             raise NetworkError(
                 f"layer '{name}': a mask of shape {tuple(mask.shape)}, its weights have "
                 f"{tuple(self.weights[name].shape)}"
             )
-        self.masks[name] = mask.to(torch.float32)
+        self.register_buffer(f"mask:{_key(name)}", mask.to(torch.float32))
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """0/1 tensors that are multiplied into weights, by layer name."""
+        held = {name: self._buffers.get(f"mask:{_key(name)}") for name in self.weights}
+        return {name: mask for name, mask in held.items() if mask is not None}
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[QuantModule]:
@@ -236,6 +240,14 @@ class QuantModule(nn.Module):  # type: ignore[misc]
             yield self
         finally:
             self._exact = before
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        """Masks come and go with the state."""
+        for name, weight in self.weights.items():
+            key = f"{prefix}mask:{_key(name)}"
+            given = state.get(key)
+            self.set_mask(name, None if given is None else torch.ones_like(weight))
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def float_graph(self) -> Graph:
         """The graph with the weights as they are now, masks applied."""
@@ -417,7 +429,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
                 self.exponents[place] = torch.ceil(torch.log2(now / anchor))
 
     def _masked(self, layer: L.Layer, weights: Tensor) -> Tensor:
-        mask = self.masks.get(layer.name)
+        mask = self._buffers.get(f"mask:{_key(layer.name)}")
         return weights if mask is None else weights * mask
 
     def _used(self, layer: L.Layer) -> Mapping[str, Tensor]:

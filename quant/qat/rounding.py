@@ -112,8 +112,13 @@ def _fraction_bits(value: float) -> int:
     return numerator.bit_length() - 1
 
 
+def _compiled(function: Any) -> Any:
+    """By numba, without the interpreter's lock."""
+    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+
+
 # -- kernels --------------------------------------------------------------------------------------
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@_compiled
 def _nearest(x, out, down, up, low, high, shape, values):  # type: ignore[no-untyped-def]
     lowest, highest, shift, sign_shift = shape
     bits, size = x.view(np.uint32), np.uint32(x.size)
@@ -137,7 +142,7 @@ def _nearest(x, out, down, up, low, high, shape, values):  # type: ignore[no-unt
     return odd
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled
 def _drawn(x, chance, out, down, up, low, high, shape, below, above):  # type: ignore[no-untyped-def]
     lowest, highest, shift, _ = shape
     for i in range(x.size):
@@ -153,7 +158,7 @@ def _drawn(x, chance, out, down, up, low, high, shape, below, above):  # type: i
         out[i] = x[i] if np.isnan(x[i]) else found * up
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled
 def _gradients(grad, x, rounded, out, low, high, learned):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(x.size):

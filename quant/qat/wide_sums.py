@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
 __all__ = ["odd", "slices", "sum_of_products", "two_sum"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 MANTISSA = 53
 
 
