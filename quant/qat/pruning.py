@@ -21,7 +21,16 @@ from opennpe.quant.qat.errors import RecipeError
 from opennpe.quant.qat.recipe import Prune
 from torch import nn
 
-__all__ = ["Masks", "Product", "chosen", "is_due", "of_layers", "of_module", "sparsity_at", "update"]
+__all__ = [
+    "Masks",
+    "Product",
+    "chosen",
+    "is_due",
+    "of_layers",
+    "of_module",
+    "sparsity_at",
+    "update",
+]
 
 SetMask = Callable[[str, torch.Tensor], None]
 
