@@ -45,11 +45,10 @@ def save(state: Mapping[str, Any], path: Path, schema: str) -> None:
         CheckpointError: the file cannot be written.
     """
     try:
-        with replacing(path) as temporary:
-            with temporary.open("wb") as stream:
-                torch.save({"schema": schema, **state}, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            torch.save({"schema": schema, **state}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CheckpointError(f"cannot write '{path}': {reason}") from error

@@ -47,7 +47,6 @@ class Position:
         epoch, batch: epochs of it that are done, batches of the next that are done.
         step: steps of the stage that are done.
         loss_sum: of the present epoch's steps.
-        epoch_steps: steps of the present epoch, which another run may have begun.
         seconds: of training in the present epoch.
         pass_steps: batches of one pass over the data.
         rows, results: of ``metrics.csv`` and ``results.json``.
@@ -63,7 +62,6 @@ class Position:
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    epoch_steps: int = 0
     seconds: float = 0.0
     pass_steps: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -77,7 +75,7 @@ class Position:
     def end_epoch(self) -> None:
         """Go to the next epoch."""
         self.epoch, self.batch, self.rng = self.epoch + 1, 0, None
-        self.loss_sum, self.epoch_steps, self.seconds = 0.0, 0, 0.0
+        self.loss_sum, self.seconds = 0.0, 0.0
 
     def end_stage(self) -> None:
         """Go to the next stage."""
