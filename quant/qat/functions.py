@@ -59,28 +59,40 @@ def _torch_pads(pads: tuple[int, ...], rank: int) -> list[int]:
 
 
 def _pool(layer: L.Pool, given: list[Tensor], own: Parameters, batch: int | None) -> Tensor:
-    x, rank = given[0], len(layer.kernel)
+    x = given[0]
+    if layer.kind == "average":
+        sums = window_sums(layer, x)
+        return sums / torch.from_numpy(counts(layer, tuple(x.shape[2:]))).to(x.dtype)
+    rank = len(layer.kernel)
+    pads, out = _reach(layer, x)
+    function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
+    padded = F.pad(x, pads, value=-torch.inf) if any(pads) else x
+    found = function(padded, layer.kernel, layer.strides, 0, layer.dilations)
+    return found[(slice(None), slice(None), *(slice(n) for n in out))]
+
+
+def _reach(layer: L.Pool, x: Tensor) -> tuple[list[int], tuple[int, ...]]:
+    """Padding that every window lies in, and how many windows there are."""
+    rank = len(layer.kernel)
     out = shapes.windows(layer, tuple(x.shape[2:]), layer.kernel, layer.ceil_mode)
-    if layer.kind == "average" and out == (1,) * rank and not any(layer.pads):
-        whole = tuple(x.shape[2:]) == tuple(layer.kernel) and set(layer.dilations) == {1}
-        if whole:
-            return x.mean(dim=tuple(range(2, 2 + rank)), keepdim=True)
     ends = []
     for i in range(rank):
         reach = (out[i] - 1) * layer.strides[i] + layer.dilations[i] * (layer.kernel[i] - 1) + 1
         ends.append(max(layer.pads[rank + i], reach - x.shape[2 + i] - layer.pads[i]))
-    pads = _torch_pads((*layer.pads[:rank], *ends), rank)
-    if layer.kind == "max":
-        function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
-        padded = F.pad(x, pads, value=-torch.inf) if any(pads) else x
-        found = function(padded, layer.kernel, layer.strides, 0, layer.dilations)
-        return found[(slice(None), slice(None), *(slice(n) for n in out))]
+    return _torch_pads((*layer.pads[:rank], *ends), rank), out
+
+
+def window_sums(layer: L.Pool, x: Tensor) -> Tensor:
+    """Sums over the windows of an average, padding counted as zeros."""
+    rank = len(layer.kernel)
+    if tuple(x.shape[2:]) == tuple(layer.kernel) and not any(layer.pads):
+        return x.sum(dim=tuple(range(2, 2 + rank)), keepdim=True)
+    pads, out = _reach(layer, x)
     padded = F.pad(x, pads) if any(pads) else x
     ones = torch.ones((x.shape[1], 1, *layer.kernel), dtype=x.dtype)
     function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
     sums = function(padded, ones, None, layer.strides, 0, layer.dilations, x.shape[1])
-    sums = sums[(slice(None), slice(None), *(slice(n) for n in out))]
-    return sums / torch.from_numpy(counts(layer, tuple(x.shape[2:]))).to(x.dtype)
+    return sums[(slice(None), slice(None), *(slice(n) for n in out))]
 
 
 def counts(layer: L.Pool, spatial: tuple[int, ...]) -> np.ndarray[Any, Any]:
