@@ -109,7 +109,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
         self.masks: dict[str, Tensor] = {}
         self.rounds = {"weights": True, "activations": True}
         self._exact = False
-        self._steps = 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._adopt(lower.lower(graph, calibration.observe(graph, samples), *self._how()))
 
     def _how(self) -> tuple[Policy, str]:
@@ -326,9 +326,9 @@ class QuantModule(nn.Module):  # type: ignore[misc]
                 f"({', '.join(self.graph.inputs)}), got {len(inputs)}"
             )
         if self.training and self.options.weights == "calibrated":
-            if self._steps % self.options.refresh == 0 and self.rounds["weights"]:
+            if int(self.steps) % self.options.refresh == 0 and self.rounds["weights"]:
                 self.refresh()
-            self._steps += 1
+            self.steps += 1
         values: dict[str, Tensor] = {}
         for name, given in zip(self.graph.inputs, inputs, strict=True):
             values[name] = self._entered(name, given)
@@ -400,7 +400,8 @@ class QuantModule(nn.Module):  # type: ignore[misc]
 
     def _masked(self, layer: L.Layer, weights: Tensor) -> Tensor:
         mask = self.masks.get(layer.name)
-        return weights if mask is None else weights * mask
+        # Minus zero has a code of its own in fp4, which a sparse packing would store.
+        return weights if mask is None else weights * mask + 0.0
 
     def _used(self, layer: L.Layer) -> Mapping[str, Tensor]:
         """A layer's parameters as it computes with them."""

@@ -157,7 +157,7 @@ class Masks:
 
     def _write(self, name: str) -> None:
         with torch.no_grad():
-            self.products[name].weight.mul_(self.held[name])
+            self.products[name].weight.masked_fill_(~self.held[name], 0.0)
 
     def effective(self, name: str) -> torch.Tensor:
         """A layer's weights with its mask, detached."""

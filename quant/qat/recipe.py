@@ -4,6 +4,7 @@ A recipe is TOML::
 
     version = 1
     workload = "fashion"           # a name of opennpe.quant.workloads.registry
+    options = { width = 2.0 }      # optional: of the workload
     seed = 0                       # of weights, order of samples and stochastic rounding
     threads = 1                    # of torch; other counts sum in another order
     batch = 128                    # samples a step
@@ -110,9 +111,9 @@ class Stage:
     warmup: float = 0.0
     weight_decay: float = 0.0
     clip: float = 0.0
-    gradient: str = "clipped"
-    activations: str = "calibrated"
-    scales: str = "calibrated"
+    gradient: Literal["clipped", "straight"] = "clipped"
+    activations: Literal["calibrated", "ema", "learned"] = "calibrated"
+    scales: Literal["calibrated", "learned"] = "calibrated"
     stochastic: bool = False
     policy: Policy | None = None
     policy_text: str = ""
@@ -132,6 +133,7 @@ class Recipe:
     start: Path | None = None
     validation_samples: int = 0
     checkpoint_s: float = 60.0
+    options: Mapping[str, Any] = field(default_factory=dict)
     source: str = field(default="recipe", compare=False)
 
     @classmethod
@@ -166,6 +168,9 @@ class Recipe:
         if not isinstance(tables, list) or not tables:
             raise RecipeError(f"{source} has no stage: write [[stage]] (double brackets) for each")
         del values["version"], values["stage"]
+        for key, value in values.get("options", {}).items():
+            if not isinstance(value, str | int | float):
+                raise RecipeError(f"{source}: options: {key} = {value!r}, expected one value")
         if "start" in values:
             values["start"] = Path(folder) / values["start"]
         stages = tuple(_stage(source, i, t, Path(folder)) for i, t in enumerate(tables, start=1))
@@ -196,7 +201,7 @@ class Recipe:
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready: all that decides the bits of the result, policies by their text."""
-        found = asdict(replace(self, stages=()))
+        found = asdict(replace(self, stages=(), options=dict(self.options)))
         del found["source"], found["checkpoint_s"]
         found["start"] = self.start.name if self.start else None
         stages = []

@@ -13,6 +13,16 @@ from opennpe.quant.qat.errors import RecipeError
 __all__ = ["DISTILL", "PRUNE", "ROUNDED", "STAGE", "TOP", "Key", "near", "read_table"]
 
 
+WORDS: dict[type, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "a table",
+    list: "tables: write [[stage]] (double brackets)",
+}
+
+
 @dataclass(frozen=True)
 class Key:
     """What a key takes: a type, and bounds or choices."""
@@ -55,8 +65,7 @@ class Key:
         """What the key takes, in words."""
         if self.choices:
             return ", ".join(self.choices)
-        names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-        text = names.get(self.type, "a table")
+        text = WORDS[self.type]
         if self.low > -math.inf:
             text += f" above {self.low:g}" if self.above else f" of at least {self.low:g}"
         if self.high < math.inf:
@@ -70,6 +79,7 @@ TABLE = Key(dict)
 TOP = {
     "version": Key(int),
     "workload": TEXT,
+    "options": TABLE,
     "seed": Key(int, 0, 2**31 - 1),
     "threads": Key(int, 1, 256),
     "batch": Key(int, 1, 1 << 20),

@@ -13,11 +13,22 @@ import torch
 from numpy.typing import NDArray
 from opennpe.quant.qat import Options, QuantModule, prepare, pruning
 from opennpe.quant.qat.errors import CheckpointError
+from opennpe.quant.qat.prepare import by_name
 from opennpe.quant.qat.recipe import Recipe, Stage
 from opennpe.quant.workloads.base import Predict, Workload
 from torch import nn
 
-__all__ = ["Live", "check", "float_network", "live", "load", "measure", "optimiser", "predictor"]
+__all__ = [
+    "Live",
+    "check",
+    "float_network",
+    "live",
+    "load",
+    "measure",
+    "optimiser",
+    "predictor",
+    "recalibrate",
+]
 
 State = Mapping[str, Any]
 
@@ -140,12 +151,15 @@ def _continue(found: Live, last: Stage, state: State, workload: Workload) -> Non
     if all(getattr(last, key) == getattr(stage, key) for key in same):
         load(module, state, "the stage before")
         return
-    trained = {id(p) for p in (*module.weights.values(), *module.biases.values())}
     with torch.no_grad():
-        for key, parameter in module.named_parameters():
-            if id(parameter) in trained:
-                parameter.copy_(state[key])
-    module.calibrate(workload.calibration())
+        for key, parameter in module.own.items():
+            parameter.copy_(state[f"own.{key}"])
+    recalibrate(module, workload)
+
+
+def recalibrate(module: QuantModule, workload: Workload) -> None:
+    """Choose all scales anew for the present weights."""
+    module.calibrate(by_name(module.graph, workload.calibration()))
 
 
 def check(recipe: Recipe, workload: Workload, model: nn.Module) -> None:

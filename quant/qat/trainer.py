@@ -64,7 +64,7 @@ def train(
     if workload is None:
         from opennpe.quant.workloads import registry
 
-        workload = registry.get(recipe.workload)
+        workload = registry.get(recipe.workload, **recipe.options)
     place = Folder(folder, recipe)
     with place.locked(), _torch(recipe.threads):
         run = _Run(recipe, workload, place, watcher or Silent(), simulate, simulated_samples)
@@ -212,7 +212,7 @@ class _Run:
             group["lr"] = lr
         loop.optimiser.zero_grad(set_to_none=True)
         loss = self._loss(loop, batch)
-        value = float(loss)
+        value = float(loss.detach())
         if not np.isfinite(value):
             self._refuse(f"the loss is {value}")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -321,7 +321,7 @@ class _Run:
         module = live.quantised
         assert module is not None
         if live.stage.scales == "calibrated":
-            module.calibrate(self.workload.calibration())
+            stages.recalibrate(module, self.workload)
 
     def _simulated(self, network: Network) -> dict[str, Any]:
         assert self.simulate is not None

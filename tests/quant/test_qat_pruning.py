@@ -1,15 +1,17 @@
 """Sparsity grows as scheduled, where it should, and what is gone stays gone."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from opennpe.quant import prune
-from opennpe.quant.qat import pruning
-from opennpe.quant.qat.errors import RecipeError
-from opennpe.quant.qat.recipe import Prune
-from torch import nn
+from opennpe.quant import prune  # noqa: E402
+from opennpe.quant.qat import pruning  # noqa: E402
+from opennpe.quant.qat.errors import RecipeError  # noqa: E402
+from opennpe.quant.qat.recipe import Prune  # noqa: E402
+from torch import nn  # noqa: E402
 
 pytestmark = pytest.mark.fast
 
@@ -35,10 +37,10 @@ def test_the_schedule_is_the_cubic_of_zhu_and_gupta():
     assert found[0] == found[10] == 0.0
     assert found[35] == pytest.approx(0.9 * (1 - (1 - 25 / 51) ** 3))
     assert found[61] == found[100] == 0.9
-    assert all(a <= b for a, b in zip(found, found[1:], strict=False))
+    assert all(a <= b for a, b in pairwise(found))
     due = [step for step in range(101) if pruning.is_due(step, 101, plan)]
     assert due[0] == 10 and due[-1] == 61
-    assert all(b - a <= 5 for a, b in zip(due, due[1:], strict=False))
+    assert all(b - a <= 5 for a, b in pairwise(due))
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10])
@@ -72,7 +74,9 @@ def test_globs_that_match_nothing_are_refused(plan, expected):
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize(("pattern", "sparsity"), [("unstructured", 0.9), ("4x1", 0.75), ("2:4", 0.5)])
+@pytest.mark.parametrize(
+    ("pattern", "sparsity"), [("unstructured", 0.9), ("4x1", 0.75), ("2:4", 0.5)]
+)
 def test_masks_follow_the_schedule_while_an_optimiser_moves_the_weights(pattern, sparsity):
     model = small()
     plan = Prune(sparsity, pattern, begin=0.0, end=0.5, every=4)

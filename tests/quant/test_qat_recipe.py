@@ -1,14 +1,16 @@
 """Recipes say what they mean, and what is wrong with them in one line."""
 
+from itertools import pairwise
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from opennpe.golden.errors import PolicyError
-from opennpe.quant.qat import recipe as recipes
-from opennpe.quant.qat import schedule
-from opennpe.quant.qat.errors import RecipeError
-from opennpe.quant.qat.recipe import Recipe
+from opennpe.golden.errors import PolicyError  # noqa: E402
+from opennpe.quant.qat import recipe as recipes  # noqa: E402
+from opennpe.quant.qat import schedule  # noqa: E402
+from opennpe.quant.qat.errors import RecipeError  # noqa: E402
+from opennpe.quant.qat.recipe import Recipe  # noqa: E402
 
 pytestmark = pytest.mark.fast
 
@@ -140,8 +142,8 @@ def test_files_that_are_no_recipes(tmp_path):
 def test_rates_rise_in_the_warmup_and_never_again(kind, warmup):
     rates = [schedule.rate(kind, 0.1, step, 100, warmup) for step in range(100)]
     rise = int(100 * warmup)
-    assert all(a < b for a, b in zip(rates[:rise], rates[1:rise], strict=False))
-    assert all(a >= b for a, b in zip(rates[rise:], rates[rise + 1 :], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:rise]))
+    assert all(a >= b for a, b in pairwise(rates[rise:]))
     assert max(rates) == pytest.approx(0.1, rel=1e-6)
     assert min(rates) > 0
     if kind != "constant":
