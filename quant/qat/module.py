@@ -134,6 +134,14 @@ class QuantModule(nn.Module):  # type: ignore[misc]
                 if all(source[n] == root for n in layer.inputs):
                     source[layer.output] = source[first]
         self._scaled = source
+        self._constants = {
+            name: torch.from_numpy(
+                codes.astype(np.int64)
+                if network.tensors[name].format == formats.INDEX.name
+                else network.tensors[name].decode(codes)
+            )
+            for name, codes in network.constants.items()
+        }
         roots = [
             name
             for name in dict.fromkeys(source.values())
@@ -325,6 +333,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
                 f"the network takes {len(self.graph.inputs)} inputs "
                 f"({', '.join(self.graph.inputs)}), got {len(inputs)}"
             )
+        self._check_batch(inputs)
         if self.training and self.options.weights == "calibrated":
             if int(self.steps) % self.options.refresh == 0 and self.rounds["weights"]:
                 self.refresh()
@@ -345,6 +354,17 @@ class QuantModule(nn.Module):  # type: ignore[misc]
         found = tuple(values[name] for name in self.graph.outputs)
         return found[0] if len(found) == 1 else found
 
+    def _check_batch(self, inputs: tuple[Tensor, ...]) -> None:
+        free = self.graph.batch_axis == 0
+        for name, given in zip(self.graph.inputs, inputs, strict=True):
+            shape = self.graph.shapes[name]
+            if tuple(given.shape[free:]) != shape[free:] or given.ndim != len(shape):
+                wanted = ", ".join(map(str, ("N", *shape[1:]) if free else shape))
+                why = "" if free else ": its samples are not apart along axis 0"
+                raise NetworkError(
+                    f"input '{name}' has shape {tuple(given.shape)}, expected ({wanted}){why}"
+                )
+
     def _entered(self, name: str, given: Tensor) -> Tensor:
         if name in self.graph.indices:
             return given
@@ -356,11 +376,9 @@ class QuantModule(nn.Module):  # type: ignore[misc]
 
     def _constant(self, name: str) -> Tensor:
         held = self.skeleton.tensors[name]
-        codes = self.skeleton.constants[name]
-        if held.format == formats.INDEX.name:
-            return torch.from_numpy(codes.astype(np.int64))
-        values = torch.from_numpy(held.decode(codes))
-        return values if self._exact else values.float()
+        values = self._constants[name]
+        wide = self._exact or held.format == formats.INDEX.name
+        return values if wide else values.float()
 
     def _written(
         self, name: str, values: Tensor, clip: tuple[float, float] | None, layer: L.Layer | None

@@ -18,12 +18,12 @@ from opennpe.quant.graph import Graph
 from opennpe.quant.importer import load_onnx
 from opennpe.quant.policy import Policy
 from opennpe.quant.qat.module import Options, QuantModule
+from opennpe.quant.qat.split_attention import split
 from torch import nn
 
 __all__ = ["capture", "convert", "prepare"]
 
 OPSET = 17
-PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def prepare(
@@ -86,14 +86,17 @@ def capture(model: nn.Module, example: Any) -> Graph:
     inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
     names = _input_names(model, len(inputs))
     training = model.training
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
         with tempfile.TemporaryDirectory(prefix="opennpe-capture-") as folder:
             file = Path(folder, "model.onnx")
-            _export(model, inputs, names, file)
+            _export(split(model), inputs, names, file)
             graph = load_onnx(file)
     finally:
         model.train(training)
+        torch.backends.mha.set_fastpath_enabled(fast)
     return replace(graph, layers=_named(graph), name=type(model).__name__)
 
 
@@ -134,7 +137,7 @@ def _named(graph: Graph) -> tuple[L.Layer, ...]:
     taken: set[str] = set()
     layers = []
     for layer in graph.layers:
-        wanted = _path(layer.name)
+        wanted = _path(layer.name, isinstance(layer, L.Conv | L.Linear))
         name, count = wanted, 2
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
@@ -143,8 +146,12 @@ def _named(graph: Graph) -> tuple[L.Layer, ...]:
     return tuple(layers)
 
 
-def _path(scope: str) -> str:
-    """``/layer1/layer1.0/conv1/Conv`` to ``layer1.0.conv1``; ``/block/Add`` to ``block.add``."""
+def _path(scope: str, module: bool) -> str:
+    """``/layer1/layer1.0/conv1/Conv`` to ``layer1.0.conv1``; ``/block/Add`` to ``block.add``.
+
+    Args:
+        module: the layer is what the innermost submodule is.
+    """
     *scopes, kind = [part for part in scope.split("/") if part] or [scope]
     path: list[str] = []
     for part in scopes:
@@ -154,7 +161,7 @@ def _path(scope: str) -> str:
             path[-1] = part
         else:
             path.append(part)
-    if not path or kind.split("_")[0] not in PRODUCTS:
+    if not path or not module:
         path.append(kind.lower())
     return ".".join(path)
 

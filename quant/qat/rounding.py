@@ -215,7 +215,9 @@ def nearest(
     def work(part: slice, exponent: int) -> None:
         factors = np.float32(2.0**-exponent), np.float32(2.0**exponent)
         if _nearest(flat[part], result[part], *factors, *bounds, shape, held.values):
-            result[part] = _golden(flat[part], name, exponent, (low, high), underflow)
+            strange = ~np.isfinite(flat[part])
+            found = _golden(flat[part][strange], name, exponent, (low, high), underflow)
+            result[part][strange] = found
 
     _run(work, _rows(flat, exponents, threads), threads)
     return out
