@@ -469,7 +469,9 @@ def test_the_simulator_runs_what_was_trained(tmp_path):
         output = network.tensors[network.outputs[0]]
 
         def predict(inputs):
-            codes, _ = sim.run(catalog.EDGE_4X4, network, dict(zip(network.inputs, inputs, strict=True)))
+            codes, _ = sim.run(
+                catalog.EDGE_4X4, network, dict(zip(network.inputs, inputs, strict=True))
+            )
             return output.decode(codes[output.name]).astype(np.float32)
 
         return predict
