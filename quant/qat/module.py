@@ -107,7 +107,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
                     self.own[name] = nn.Parameter(torch.tensor(values, dtype=torch.float32))
         self.rounds = {"weights": True, "activations": True}
         self._exact = False
-        self._steps = 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._adopt(lower.lower(graph, calibration.observe(graph, samples), *self._how()))
 
     def _how(self) -> tuple[Policy, str]:
@@ -347,9 +347,9 @@ class QuantModule(nn.Module):  # type: ignore[misc]
             )
         self._check_batch(inputs)
         if self.training and self.options.weights == "calibrated":
-            if self._steps % self.options.refresh == 0 and self.rounds["weights"]:
+            if int(self.steps) % self.options.refresh == 0 and self.rounds["weights"]:
                 self.refresh()
-            self._steps += 1
+            self.steps += 1
         values: dict[str, Tensor] = {}
         for name, given in zip(self.graph.inputs, inputs, strict=True):
             values[name] = self._entered(name, given)
@@ -430,7 +430,8 @@ class QuantModule(nn.Module):  # type: ignore[misc]
 
     def _masked(self, layer: L.Layer, weights: Tensor) -> Tensor:
         mask = self._buffers.get(f"mask:{_key(layer.name)}")
-        return weights if mask is None else weights * mask
+        # Minus zero has a code of its own in fp4, which a sparse packing would store.
+        return weights if mask is None else weights * mask + 0.0
 
     def _used(self, layer: L.Layer) -> Mapping[str, Tensor]:
         """A layer's parameters as it computes with them."""
