@@ -107,7 +107,9 @@ class Fashion(ImageClasses):
     def model(self, seed: int = 0) -> nn.Module:
         """The float network, its weights drawn from a seed."""
         kind = convnets.SmallNet if self.network == "small" else convnets.MobileNet
-        return convnets.seeded(seed, lambda: kind(self.width))
+        net = convnets.seeded(seed, lambda: kind(self.width))
+        # Channels last: depthwise layers train in little more than half the time on a CPU.
+        return net.to(memory_format=torch.channels_last)
 
     def splits(self) -> Mapping[Split, Images]:
         """The images by split, read once.

@@ -90,11 +90,8 @@ class Gaze:
         Raises:
             DataError: no such split.
         """
-        if split not in COUNTS:
-            raise DataError(f"gaze: no split '{split}', expected {', '.join(COUNTS)}")
         if split not in self._held:
-            rng = np.random.default_rng([self.seed, STREAMS[split]])
-            gazes = eyes.draw_gazes(round(COUNTS[split] * self.scale), rng)
+            gazes, rng = self._gazes(split)
             pictures = torch.from_numpy(eyes.render(gazes, rng))[:, None]
             self._held[split] = pictures, torch.from_numpy(gazes)
         return self._held[split]
@@ -141,8 +138,16 @@ class Gaze:
 
     def blind(self, split: Split = "test") -> float:
         """The score of always saying the training eyes' mean gaze: what there is to beat."""
-        mean = self.eyes("train")[1].mean(0).numpy() / UNIT
-        return self.metrics(lambda x: np.tile(mean, (len(x[0]), 1)), split)[self.score]
+        wanted = self._gazes(split)[0]
+        mean = self._gazes("train")[0].mean(0)
+        return float(angular_errors(np.broadcast_to(mean, wanted.shape), wanted).mean())
+
+    def _gazes(self, split: Split) -> tuple[NDArray[np.float32], np.random.Generator]:
+        """Where the eyes of a split look, and the generator that goes on to draw them."""
+        if split not in COUNTS:
+            raise DataError(f"gaze: no split '{split}', expected {', '.join(COUNTS)}")
+        rng = np.random.default_rng([self.seed, STREAMS[split]])
+        return eyes.draw_gazes(round(COUNTS[split] * self.scale), rng), rng
 
 
 def _real(pictures: torch.Tensor) -> torch.Tensor:

@@ -247,7 +247,7 @@ def learn(work, steps: int, rate: float, limit: int = 0) -> tuple[dict, dict]:
     ("build", "shape", "products"),
     [
         (convnets.SmallNet, (1, 28, 28), 5),
-        (lambda: convnets.MobileNet(0.5), (1, 28, 28), 15),
+        (lambda: convnets.MobileNet(0.5), (1, 28, 28), 12),
         (convnets.ResNet20, (3, 32, 32), 20),
         (GazeNet, (1, eyes.HEIGHT, eyes.WIDTH), 5),
     ],
@@ -514,3 +514,31 @@ def test_workloads_are_found_by_name() -> None:
         registry.get("gaze", width=1)
     with pytest.raises(DataError, match="no option 'network'"):
         registry.get("fashion", network="mobilenet")
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+def cost(work) -> tuple[int, int]:
+    """Parameters and multiply-accumulates of one sample."""
+    net, products = work.model(0), []
+
+    def count(layer, inputs, output) -> None:
+        products.append(layer.weight[0].numel() * output[0].numel())
+
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        net.eval()(*work.example())
+    return sum(p.numel() for p in net.parameters()), sum(products)
+
+
+def test_the_page_states_what_is_counted() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "workloads.md").read_text("utf-8")
+    for name in ("fashion", "mobilenet", "gaze", "resnet20-cifar10"):
+        work = registry.get(name)
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+        parameters, products = cost(work)
+        assert f"| {parameters:,} | {products:,} | `{work.score}` |" in row
+    assert f"scores {Gaze().blind():.1f} degrees" in page
