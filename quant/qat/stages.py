@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from opennpe.quant.qat import Options, QuantModule, prepare, pruning
-from opennpe.quant.qat.errors import CheckpointError
+from opennpe.quant.qat.errors import CheckpointError, RecipeError
 from opennpe.quant.qat.prepare import by_name
 from opennpe.quant.qat.recipe import Recipe, Stage
+from opennpe.quant.qat.run_folder import Folder
 from opennpe.quant.workloads.base import Predict, Workload
 from torch import nn
 
@@ -28,6 +29,7 @@ __all__ = [
     "optimiser",
     "predictor",
     "recalibrate",
+    "restored",
 ]
 
 State = Mapping[str, Any]
@@ -140,6 +142,23 @@ def quantised(stage: Stage, model: nn.Module, workload: Workload) -> QuantModule
         copy.deepcopy(model).eval(), workload.example(), stage.policy, samples, options
     )
     module.set_rounding(True, stage.kind == "full")
+    return module
+
+
+def restored(folder: Folder, name: str, workload: Workload) -> QuantModule:
+    """A rounded stage's network as it ended, of a run's folder.
+
+    Raises:
+        RecipeError: no such stage, or one that rounds nothing.
+        CheckpointError: its file is missing, damaged or another network's.
+    """
+    stage = next((one for one in folder.recipe.stages if one.name == name), None)
+    if stage is None or stage.kind == "float":
+        known = [one.name for one in folder.recipe.stages if one.kind != "float"]
+        raise RecipeError(f"'{name}' is no rounded stage: expected one of {', '.join(known)}")
+    state = folder.load_stage(name)
+    module = quantised(stage, float_network(workload, folder.recipe.seed), workload)
+    load(module, state["model"], f"{folder.path}, stage {name}")
     return module
 
 
