@@ -14,7 +14,7 @@ export OPENNPE_EXTRA ?= $(abspath ../shared)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install sim test fast cocotb regress bench verilog cost bitstream lint format conformance zoo figures doctor clean
+.PHONY: help install sim test fast cocotb regress bench verilog cost qat bitstream lint format conformance zoo figures doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench: $(TORCH) ## speed of the simulator, as ratios within one run
 
 verilog: $(STAMP) ## the engine's Verilog and its manifest, in build/verilog
 	$(BIN)/opennpe rtl --out build/verilog
+
+qat: $(TORCH) ## train the small Fashion-MNIST network in FP4, Posit(4,1), Posit(8,0); needs Debian's dataset-fashion-mnist
+	$(PY) scripts/qat.py
 
 bitstream: $(STAMP) ## bitstreams of an engine on three boards, and of a 4x4 array on the ULX3S, in build/fpga
 	$(BIN)/opennpe fpga build icebreaker --spec FPGA_1X1

@@ -177,7 +177,7 @@ def fit(
     text = board_verilog(board, spec, design, ratio)
     verilog.write_text(out / "top.v", text)
     verilog.write_text(out / place_route.PINS, boards.constraints(board))
-    counts = _synthesise(board, text, out, steps, told)
+    counts = _synthesise(board, text, out, made, steps, told)
     for seed in _order(out, seeds):
         placed = _place(board, out, made, seed, steps, told)
         if all(clock.closes for clock in placed.clocks):
@@ -257,15 +257,15 @@ class Steps:
 
 
 def _synthesise(
-    board: Board, text: str, out: Path, steps: Steps, progress: Progress
+    board: Board, text: str, out: Path, mhz: float, steps: Steps, progress: Progress
 ) -> dict[str, float]:
     family = board.made_of
-    recipe = utilisation.passes(family, out / "top.v", shell.TOP, None)
+    recipe = utilisation.passes(family, out / "top.v", shell.TOP, None, mhz)
 
     def make() -> None:
         progress.stage("synthesise", 1)
         made = utilisation.synthesise(
-            family, text, shell.TOP, out / place_route.NETLIST, out / "yosys.log"
+            family, text, shell.TOP, out / place_route.NETLIST, out / "yosys.log", mhz
         )
         (out / "cells.json").write_text(json.dumps(dict(made.cells), indent=2) + "\n")
         progress.advance()

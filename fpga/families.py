@@ -22,6 +22,8 @@ class Family:
         name: as the command line calls it.
         title: as its maker calls it.
         synthesis: Yosys' pass; ``-top NAME`` is added to it.
+        paced: commands before it, for logic no faster than a design needs it, ``{ps}`` its longest
+            path without wires. What is faster than that is made smaller.
         cells: kind, then a pattern of cell names, and how many of the kind such a cell takes.
         lut_inputs: of its largest look-up table.
         bram_bits: in one block RAM.
@@ -39,6 +41,7 @@ class Family:
     pll: str
     placed: bool = True
     attributes: Mapping[str, str] | None = None
+    paced: tuple[str, ...] = ()
 
     def count(self, cells: Mapping[str, int]) -> dict[str, float]:
         """Cells by name, as Yosys counts them, by kind."""
@@ -79,6 +82,10 @@ FAMILIES = {
                 "brams": {r"(DP16KD|PDPW16KD)": 1},
                 "carries": {r"CCU2C": 1},
             },
+            paced=(
+                "scratchpad -set abc9.D {ps}",
+                "scratchpad -copy abc9.script.flow2 abc9.script",
+            ),
             lut_inputs=4,
             bram_bits=18 * 1024,
             pll="EHXPLLL",

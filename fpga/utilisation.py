@@ -20,6 +20,8 @@ __all__ = ["Counts", "cells", "count", "synthesise"]
 TOP = "opennpe_counted"
 REPEATED = ("opennpe_engine",)
 """Modules that large designs repeat: synthesised once, whatever stands around them."""
+LOGIC_SHARE = 0.4
+"""Of a clock's period, what logic may take: wires take the rest, as routed designs show."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,20 @@ def cells(log: str) -> dict[str, int]:
     return {name: int(n) for name, n in found["design"]["num_cells_by_type"].items()}
 
 
-def passes(family: Family, source: Path, top: str, target: Path | None) -> list[str]:
-    """Yosys' passes: blocks that repeat are synthesised by themselves, then all is made flat."""
+def passes(
+    family: Family, source: Path, top: str, target: Path | None, mhz: float | None = None
+) -> list[str]:
+    """Yosys' passes: blocks that repeat are synthesised by themselves, then all is made flat.
+
+    Args:
+        mhz: what the design has to reach; without it, logic as fast as there is.
+    """
     text = source.read_text(encoding="utf-8")
     repeated = [name for name in REPEATED if len(re.findall(rf"^\s+{name} ", text, re.M)) > 1]
     found = [f"read_verilog {source}", f"hierarchy -top {top}"]
     found += [f"setattr -mod -set keep_hierarchy 1 {name}" for name in repeated]
+    if mhz is not None:
+        found += [command.format(ps=round(LOGIC_SHARE * 1e6 / mhz)) for command in family.paced]
     found += [f"{family.synthesis} -top {top}"]
     if repeated:
         found += ["setattr -mod -unset keep_hierarchy", "flatten", "opt_clean"]
@@ -69,9 +79,17 @@ def passes(family: Family, source: Path, top: str, target: Path | None) -> list[
 
 
 def synthesise(
-    family: Family, text: str, top: str, target: Path | None = None, log: Path | None = None
+    family: Family,
+    text: str,
+    top: str,
+    target: Path | None = None,
+    log: Path | None = None,
+    mhz: float | None = None,
 ) -> Counts:
     """Synthesise Verilog; write what nextpnr reads to ``target``, what Yosys said to ``log``.
+
+    Args:
+        mhz: what the design has to reach; without it, logic as fast as there is.
 
     Raises:
         ToolError: pyosys is missing, or a pass failed.
@@ -79,7 +97,7 @@ def synthesise(
     with tempfile.TemporaryDirectory(prefix="opennpe-") as folder:
         source = Path(folder, "design.v")
         source.write_text(text, encoding="utf-8")
-        said = yosys.run(*passes(family, source, top, target))
+        said = yosys.run(*passes(family, source, top, target, mhz))
     if log is not None:
         log.write_text(said, encoding="utf-8")
     return _counts(family, cells(said))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from opennpe.golden.commands import KINDS
@@ -17,11 +17,13 @@ from opennpe.rtl.axi import LINE_BITS
 from opennpe.rtl.engine import Engine
 from opennpe.rtl.hierarchy import place
 from opennpe.rtl.lanes import SLOTS, WORD_BITS
+from opennpe.rtl.mac import Operand
 from opennpe.rtl.microops import WEIGHTS
 from opennpe.rtl.operands import FOLDS, max_folds
 from opennpe.rtl.order import Larger, spread
 from opennpe.rtl.parameters import LANE_BITS, Parameters
 from opennpe.rtl.sequence import by_lanes, lanes_of, of_kind
+from opennpe.rtl.shared_operand import Flags, SharedOperand, shares_weights
 
 __all__ = ["EngineArray"]
 
@@ -66,6 +68,17 @@ def _parameters(spec: CoprocessorSpec) -> dict[str, Any]:
     }
 
 
+def _decoded(spec: CoprocessorSpec) -> dict[str, Any]:
+    """Every column's weight decoded, where engines do not decode it themselves."""
+    if not shares_weights(spec):
+        return {}
+    columns = spec.array.columns
+    return {
+        "flags": In(data.ArrayLayout(Flags, columns)),
+        "operand": In(data.ArrayLayout(Operand, columns)),
+    }
+
+
 def _answers(spec: CoprocessorSpec, codes: int) -> dict[str, Any]:
     """What a row or all of them answer."""
     return {
@@ -106,6 +119,7 @@ class EngineArray(wiring.Component):
         m = Module()
         rows = [EngineRow(self.spec) for _ in range(self.spec.array.rows)]
         parameters = self._parameters(m)
+        columns = self._columns(m, platform)
         for r, row in enumerate(rows):
             # The row's place in its block of 1, 2 or 4 rows.
             own = [r % rows_a_block for rows_a_block in BLOCK_ROWS]
@@ -114,6 +128,11 @@ class EngineArray(wiring.Component):
                 row.scalar.eq(Array(scalars)[self.block_rows]),
                 row.biases.eq(parameters.biases),
                 row.shifts.eq(parameters.shifts),
+                *(
+                    part.eq(getattr(column, port))
+                    for port in _decoded(self.spec)
+                    for part, column in zip(getattr(row, port), columns, strict=True)
+                ),
             ]
             for name, values in (
                 ("block_bias", parameters.block_biases),
@@ -138,6 +157,22 @@ class EngineArray(wiring.Component):
             for name in ("go", "valid", "lane", "last_lane")
         ]
         return m
+
+    def _columns(self, m: Module, platform: Any) -> list[SharedOperand]:
+        """What decodes every column's weight, if engines do not."""
+        if not shares_weights(self.spec):
+            return []
+        columns = [SharedOperand() for _ in range(self.spec.array.columns)]
+        for c, column in enumerate(columns):
+            place(m, platform, f"column{c}", column)
+            m.d.comb += [
+                column.move.eq(~self.valid | self.ready),
+                column.taken.eq(_offered(self) & self.go),
+                column.word.eq(self.weights.word_select(c, WORD_BITS)),
+                column.mode_a.eq(self.mode_a),
+                column.mode_b.eq(self.mode_b),
+            ]
+        return columns
 
     def _parameters(self, m: Module) -> Parameters:
         """Biases and shifts, which follow the steps that the engines take."""
@@ -167,7 +202,8 @@ def _offered(controls: Any) -> Value:
 class EngineRow(wiring.Component):
     """The engines of a row; ports as those of :class:`EngineArray`, ``covered`` is ``inside``.
 
-    In a sparse exec ``scalar`` is the row's weight, for all lanes of all columns. ``biases`` and
+    ``flags`` and ``operand``, if there are any, are the columns' weights decoded. In a sparse
+    exec ``scalar`` is the row's weight, for all lanes of all columns. ``biases`` and
     ``shifts`` are those of the columns, ``block_bias`` and ``block_shift`` those of the row's
     channel in a sparse exec; whichever do not count are zeros.
     """
@@ -186,7 +222,8 @@ class EngineRow(wiring.Component):
             "block_bias": In(spec.engine.accumulator_bits),
             "block_shift": In(spec.engine.shift_bits),
         }
-        super().__init__(_controls(spec) | lines | _answers(spec, spec.array.columns))
+        answers = _answers(spec, spec.array.columns)
+        super().__init__(_controls(spec) | _decoded(spec) | lines | answers)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -199,11 +236,12 @@ class EngineRow(wiring.Component):
             lanes.eq(lanes_of(self.mode_a, self.mode_b)),
             offered.eq(_offered(self)),
         ]
-        shared = self._elements(m, self.words, lanes)
+        elements = self._elements(m, self.words, lanes)
         sparse = of_kind(spec, self.kind, "sparse")
         half, quarter = self.scalar[: WORD_BITS // 2], self.scalar[: WORD_BITS // SLOTS]
         spread_weight = by_lanes(lanes, self.scalar, half.replicate(2), quarter.replicate(SLOTS))
-        engines = [Engine(spec.engine) for _ in range(spec.array.columns)]
+        shared = shares_weights(spec)
+        engines = [Engine(spec.engine, shared=shared) for _ in range(spec.array.columns)]
         for column, engine in enumerate(engines):
             own = self.words.word_select(column, WORD_BITS)
             found = self._largest(m, platform, own, column)
@@ -211,7 +249,7 @@ class EngineRow(wiring.Component):
             word = engine.words.payload
             m.d.comb += [
                 engine.words.valid.eq(offered),
-                word.a.eq(Mux(dense, self._of_fold(shared, column), Mux(largest, found, own))),
+                word.a.eq(Mux(dense, self._of_fold(elements, column), Mux(largest, found, own))),
                 word.b.eq(Mux(sparse, spread_weight, self.weights.word_select(column, WORD_BITS))),
                 word.mode_a.eq(self.mode_a),
                 word.mode_b.eq(self.mode_b),
@@ -226,6 +264,11 @@ class EngineRow(wiring.Component):
                 engine.results.ready.eq(self.ready),
                 engine.underflow_zero.eq(spec.underflow == "zero"),
             ]
+            if shared:
+                m.d.comb += [
+                    engine.shared_flags.eq(self.flags[column]),
+                    engine.shared_operand.eq(self.operand[column]),
+                ]
         m.d.comb += [
             self.go.eq(~offered | engines[0].words.ready),
             self.valid.eq(engines[0].results.valid),

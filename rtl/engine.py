@@ -12,6 +12,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In
 from opennpe.golden.spec import EngineSpec
 from opennpe.rtl import ports
 from opennpe.rtl.codec import Decode, Round
@@ -29,6 +30,7 @@ from opennpe.rtl.pipeline import (
     offer,
     to_round,
 )
+from opennpe.rtl.shared_operand import Flags
 
 __all__ = ["Engine"]
 
@@ -92,6 +94,9 @@ class Engine(wiring.Component):
         spec: what it computes.
         only: a format of the spec's: its gates alone, whatever modes the words name. Synthesis then
             finds constants where modes would be (:mod:`opennpe.rtl.separate`).
+        shared: operand b comes decoded, in ``shared_flags`` and ``shared_operand``, from a
+            :class:`opennpe.rtl.shared_operand.SharedOperand`; that of the words is not looked at.
+            For the fabric "fpga" only.
 
     Raises:
         SpecError: a spec that these gates do not implement.
@@ -99,9 +104,10 @@ class Engine(wiring.Component):
 
     module_name = "engine"
 
-    def __init__(self, spec: EngineSpec, only: str | None = None) -> None:
+    def __init__(self, spec: EngineSpec, only: str | None = None, shared: bool = False) -> None:
         ports.check_spec(spec)
         self.spec = spec
+        self.shared = shared
         self.on_fpga = spec.fabric == "fpga"
         self.modes: tuple[Value, Value, Value] | None = None
         self.begin: dict[str, Any] = {}
@@ -114,7 +120,10 @@ class Engine(wiring.Component):
             code = next(code for code, pair in PAIRS.items() if pair == (only, only))
             self.begin = {"pair": {"count": code & 3, "wide": code >> 2}, "out": index}
             self.begin_kind = int(not code >> 2), int(PAIRS[code][0] == WHOLE)
-        super().__init__(ports.engine_signature(spec))
+        members = dict(ports.engine_signature(spec).members)
+        if shared:
+            members |= {"shared_flags": In(Flags), "shared_operand": In(Operand)}
+        super().__init__(members)
 
     def _modes(self, word: Any) -> tuple[Value, Value, Value]:
         """Of both operands and of the result."""
@@ -126,14 +135,13 @@ class Engine(wiring.Component):
         taken = Signal()
         m.d.comb += taken.eq(self.words.valid & self.words.ready)
         bits = self.spec.accumulator_bits
-        decode = Decode(), Decode()
+        decode = (Decode(),) if self.shared else (Decode(), Decode())
         multiply, align = Multiply(self.on_fpga), Align(bits)
-        accumulate = Accumulate(bits)
+        accumulate = Accumulate(bits, self.on_fpga)
         normalise = Normalise(bits, self.spec.shift_bits, self.on_fpga)
         rounding = Round(normalise.scale_bits)
         for name, block in (
-            ("decode_a", decode[0]),
-            ("decode_b", decode[1]),
+            *zip(("decode_a", "decode_b"), decode, strict=False),
             ("multiply", multiply),
             ("align", align),
             ("accumulate", accumulate),
@@ -173,33 +181,30 @@ class Engine(wiring.Component):
         move: Signal,
         offered: tuple[Value, Any],
         pair: Any,
-        blocks: tuple[Decode, Decode],
+        blocks: tuple[Decode, ...],
     ) -> tuple[Words, Any, Any]:
         taken, word = offered
         mode_a, mode_b, out = self._modes(word)
         sides = ((word.a, mode_a), (word.b, mode_b))
-        for block, (code, mode) in zip(blocks, sides, strict=True):
+        for block, (code, mode) in zip(blocks, sides, strict=False):
             m.d.comb += [
                 block.word.eq(code),
                 Value.cast(block.pair).eq(pair),
                 block.posit4.eq(mode[0]),
             ]
         d = Words.of("d", self.begin)
-        d_a, d_b = held("d_a", Operand), held("d_b", Operand)
+        operands = [held(f"d_{side}", Operand) for side in "ab"[: len(blocks)]]
+        other = self.shared_flags if self.shared else blocks[1]
+        some = self.shared_flags.some if self.shared else word.b.any()
         d_tag = d.tag
         with m.If(move):
             m.d.sync += d.valid.eq(taken)
         # Words of zeros add nothing: what multiplies and aligns stands still; a flag goes along.
         nothing = Signal()
-        m.d.comb += nothing.eq(~word.a.any() | ~word.b.any())
+        m.d.comb += nothing.eq(~word.a.any() | ~some)
         with m.If(taken & ~nothing):
-            for register, block in ((d_a, blocks[0]), (d_b, blocks[1])):
-                m.d.sync += [
-                    register.significand.eq(block.significand),
-                    register.scale.eq(block.scale),
-                    register.scale_half.eq(block.scale_half),
-                    register.shifts.eq(block.shifts),
-                ]
+            for register, block in zip(operands, blocks, strict=True):
+                m.d.sync += [register[name].eq(getattr(block, name)) for name, _ in Operand]
         with m.If(taken):
             m.d.sync += [
                 Value.cast(d_tag.pair).eq(pair),
@@ -207,9 +212,10 @@ class Engine(wiring.Component):
                 d_tag.last.eq(word.last),
                 d_tag.out.eq(out),
                 d_tag.nothing.eq(nothing),
-                d.signs.eq(Mux(nothing, 0, blocks[0].signs ^ blocks[1].signs)),
-                d.nan.eq(blocks[0].nan | blocks[1].nan),
+                d.signs.eq(Mux(nothing, 0, blocks[0].signs ^ other.signs)),
+                d.nan.eq(blocks[0].nan | other.nan),
             ]
+        d_a, d_b = (*operands, self.shared_operand) if self.shared else operands
         return d, d_a, d_b
 
     def _kinds(self, m: Module, taken: Signal, pair: Any, block: Multiply) -> None:

@@ -322,6 +322,9 @@ def _shift_left(m: Module, name: str, value: Value, amount: Value) -> Value:
 class Accumulate(wiring.Component):
     """Add to the sums, the carry broken between lanes.
 
+    By groups that a carry passes in one step; or ``chain``: by the one carry chain that an FPGA
+    has beside its look-up tables.
+
     Attributes:
         total: In, the sums so far. bias: In, taken instead with ``first``.
         addend, signs: In, of :class:`Align`. adds: In, else zero is added instead.
@@ -331,8 +334,9 @@ class Accumulate(wiring.Component):
 
     module_name = "accumulate"
 
-    def __init__(self, accumulator_bits: int) -> None:
+    def __init__(self, accumulator_bits: int, chain: bool = False) -> None:
         self.bits = accumulator_bits
+        self.chain = chain
         super().__init__(
             {
                 "total": In(accumulator_bits),
@@ -366,7 +370,8 @@ class Accumulate(wiring.Component):
             left += [join | sign, base.word_select(slot, bits)]
             right += [~join & sign, addend.word_select(slot, bits)]
         total = Signal(self.bits + SLOTS)
-        m.d.comb += total.eq(add(m, Cat(*left), Cat(*right)))
+        summands = Cat(*left), Cat(*right)
+        m.d.comb += total.eq(summands[0] + summands[1] if self.chain else add(m, *summands))
         m.d.comb += [
             self.result.eq(Cat(*(total.word_select(slot, bits + 1)[1:] for slot in range(SLOTS)))),
             self.nan_out.eq(Mux(self.first, 0, self.nan) | self.nan_in),
