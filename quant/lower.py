@@ -13,7 +13,7 @@ from opennpe.golden import layers as L
 from opennpe.golden.network import Network, Tensor
 from opennpe.golden.rounding import check_terms
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.quant import scales
+from opennpe.quant import scales, stated
 from opennpe.quant.graph import Graph
 from opennpe.quant.grouping import Grouping, moves
 from opennpe.quant.policy import MODEL, Policy
@@ -38,7 +38,7 @@ def lower(graph: Graph, samples: Samples, policy: Policy, method: str) -> Networ
     Raises:
         AccumulatorError: a layer sums more terms than the accumulator holds.
     """
-    return _Lowering(graph, samples, policy, method).network()
+    return _Lowering(stated.settle(graph, policy), samples, policy, method).network()
 
 
 class _Lowering:
@@ -59,8 +59,9 @@ class _Lowering:
         for layer in self.graph.layers:
             choice = self.policy.choice(layer.name, type(layer).__name__)
             wanted = None if moves(layer) else choice.inputs
-            weights = self.policy.fallback if choice.weights == MODEL else choice.weights
-            inputs = tuple(self._input(layer, name, wanted, weights) for name in layer.inputs)
+            inputs = tuple(
+                self._input(layer, name, wanted, choice.weights) for name in layer.inputs
+            )
             self.layers.append(self._layer(replace(layer, inputs=inputs), choice.weights))
         return Network(
             inputs=self.graph.inputs,
@@ -97,6 +98,9 @@ class _Lowering:
 
     def _constant(self, name: str, fmt: str, out: Tensor) -> str:
         values = self.graph.constants[name]
+        hint = self.graph.hints.get(name) if fmt == MODEL else None
+        if fmt == MODEL:
+            fmt = self.policy.fallback if hint is None else hint.format
         # A table of embeddings in its output's format takes its scale too: one rounding, not two.
         table = values.size > SEARCHED and fmt == out.format
         own = f"{name}@{fmt}"
@@ -105,6 +109,7 @@ class _Lowering:
             step = -(-values.size // SEARCHED)
             seen = values.ravel()[::step] if step > 1 else values
             scale = out.scale if table else scales.tensor_scale(fmt, seen, "mse")
+            scale = hint.scale if hint is not None and hint.exact else scale
             self.tensors[own] = Tensor(own, values.shape, fmt, scale)
             self.constants[own] = self.tensors[own].encode(values, "zero")
         return own

@@ -1,0 +1,382 @@
+"""Layer kinds as ONNX operators: the importer's translators the other way round.
+
+What ONNX has no single operator for is written out where the importer recognises the pattern, and
+refused by the layer's name where it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+from opennpe.golden import layers as L
+from opennpe.golden.errors import ModelError
+from opennpe.quant.graph import Array
+from opennpe.quant.onnx_builder import Writer
+from opennpe.quant.ops_resize import coordinates, taps
+
+__all__ = ["TRANSLATORS"]
+
+END = (1 << 63) - 1
+NEAREST = ("floor", "round_prefer_floor", "round_prefer_ceil", "ceil")
+COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+
+
+def _refuse(layer: L.LayerBase, why: str) -> ModelError:
+    kind = type(layer).__name__
+    return ModelError(f"layer '{layer.name}' ({kind}) cannot be written as ONNX: {why}")
+
+
+def _batched(w: Writer, shape: tuple[int, ...]) -> list[int]:
+    """A shape with -1 for a free batch."""
+    return [-1, *shape[1:]] if w.free and shape else list(shape)
+
+
+# -- products ----------------------------------------------------------------------------------
+def _conv(w: Writer, layer: L.Conv, x: list[str], out: str) -> None:
+    inputs = [x[0], w.weights(layer)]
+    if np.any(layer.bias):
+        inputs.append(w.real(layer.bias, f"{layer.name}.bias"))
+    w.node(
+        "Conv",
+        inputs,
+        out,
+        layer.name,
+        kernel_shape=layer.weights.shape[2:],
+        strides=layer.strides,
+        pads=layer.pads,
+        dilations=layer.dilations,
+        group=layer.groups,
+    )
+
+
+def _linear(w: Writer, layer: L.Linear, x: list[str], out: str) -> None:
+    biased = bool(np.any(layer.bias))
+    flat = len(w.shape(layer.inputs[0])) == 2
+    inputs = [x[0], w.weights(layer, transposed=not flat)]
+    if biased:
+        inputs.append(w.real(layer.bias, f"{layer.name}.bias"))
+    if flat:
+        w.node("Gemm", inputs, out, layer.name, transB=1)
+    elif biased:
+        w.node("Add", [w.node("MatMul", inputs[:2], name=layer.name), inputs[2]], out)
+    else:
+        w.node("MatMul", inputs, out, layer.name)
+
+
+def _matmul(w: Writer, layer: L.MatMul, x: list[str], out: str) -> None:
+    w.node("MatMul", x, out, layer.name)
+
+
+# -- elementwise -------------------------------------------------------------------------------
+def _add(w: Writer, layer: L.Add, x: list[str], out: str) -> None:
+    first, second = layer.signs
+    if first == second == -1:
+        w.node("Neg", [w.node("Add", x, name=layer.name)], out)
+    elif first == second:
+        w.node("Add", x, out, layer.name)
+    else:
+        w.node("Sub", x if first == 1 else x[::-1], out, layer.name)
+
+
+def _mul(w: Writer, layer: L.Mul, x: list[str], out: str) -> None:
+    w.node("Mul", x, out, layer.name)
+
+
+def _flag(w: Writer, name: str, held: str) -> str:
+    """An index tensor as booleans."""
+    if name in w.graph.constants:
+        return w.store(w.graph.constants[name] != 0, f"{name}/flags")
+    return w.node("Cast", [held], to=TensorProto.BOOL)
+
+
+def _select(w: Writer, layer: L.Select, x: list[str], out: str) -> None:
+    w.node("Where", [_flag(w, layer.inputs[0], x[0]), *x[1:]], out, layer.name)
+
+
+PLAIN = {
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "hard_swish": "HardSwish",
+    "softplus": "Softplus",
+    "softsign": "Softsign",
+    "mish": "Mish",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "reciprocal": "Reciprocal",
+    "erf": "Erf",
+    "abs": "Abs",
+    "gelu": "Gelu",
+}
+WITH_NUMBERS = {"hard_sigmoid": "HardSigmoid", "elu": "Elu", "selu": "Selu"}
+DEFAULTS = {
+    "hard_sigmoid": {"alpha": 0.2, "beta": 0.5},
+    "elu": {"alpha": 1.0},
+    "selu": {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805},
+}
+
+
+def _activate(w: Writer, layer: L.Activate, x: list[str], out: str) -> None:
+    params = dict(layer.params)
+    if layer.slope is not None:
+        _slope(w, layer, layer.slope, x, out)
+    elif layer.kind in PLAIN:
+        w.node(PLAIN[layer.kind], x, out, layer.name)
+    elif layer.kind in WITH_NUMBERS:
+        numbers = {**DEFAULTS[layer.kind], **params}
+        w.node(WITH_NUMBERS[layer.kind], x, out, layer.name, **numbers)
+    elif layer.kind in ("clip", "relu6"):
+        low, high = (0.0, 6.0) if layer.kind == "relu6" else _bounds(params)
+        w.clip(x[0], low, high, out, layer.name)
+    elif layer.kind == "gelu_tanh":
+        w.node("Gelu", x, out, layer.name, approximate="tanh")
+    elif layer.kind == "silu":
+        w.node("Mul", [x[0], w.node("Sigmoid", x)], out, layer.name)
+    else:
+        raise _refuse(layer, f"unknown activation '{layer.kind}'")
+
+
+def _bounds(params: dict[str, float]) -> tuple[float, float]:
+    return params.get("min", -math.inf), params.get("max", math.inf)
+
+
+def _slope(w: Writer, layer: L.Activate, slope: Array, x: list[str], out: str) -> None:
+    if layer.kind == "leaky" and slope.size == 1 and float(np.float32(slope.flat[0])) == slope:
+        w.node("LeakyRelu", x, out, layer.name, alpha=float(slope.flat[0]))
+    else:
+        w.node("PRelu", [x[0], w.real(slope, f"{layer.name}.slope")], out, layer.name)
+
+
+# -- windows -----------------------------------------------------------------------------------
+def _pool(w: Writer, layer: L.Pool, x: list[str], out: str) -> None:
+    fields: dict[str, Any] = {
+        "kernel_shape": layer.kernel,
+        "strides": layer.strides,
+        "pads": layer.pads,
+        "dilations": layer.dilations,
+        "ceil_mode": int(layer.ceil_mode),
+    }
+    if layer.kind == "average":
+        fields["count_include_pad"] = int(layer.count_include_pad)
+    w.node("MaxPool" if layer.kind == "max" else "AveragePool", x, out, layer.name, **fields)
+
+
+def _reduce(w: Writer, layer: L.Reduce, x: list[str], out: str) -> None:
+    op = "ReduceMean" if layer.kind == "mean" else "ReduceSum"
+    axes = w.share(np.array(layer.axes), "axes")
+    w.node(op, [x[0], axes], out, layer.name, keepdims=1)
+
+
+# -- moves -------------------------------------------------------------------------------------
+def _concat(w: Writer, layer: L.Concat, x: list[str], out: str) -> None:
+    if w.free:
+        like = next(h for n, h in zip(layer.inputs, x, strict=True) if n not in w.graph.constants)
+        x = [
+            _repeated(w, name, held, like) if name in w.graph.constants else held
+            for name, held in zip(layer.inputs, x, strict=True)
+        ]
+    w.node("Concat", x, out, layer.name, axis=layer.axis)
+
+
+def _repeated(w: Writer, name: str, held: str, like: str) -> str:
+    """A constant for every sample: Concat does not broadcast."""
+    batch = w.node("Shape", [like], start=0, end=1)
+    rest = w.share(np.array(w.shape(name)[1:]), "shape")
+    return w.node("Expand", [held, w.node("Concat", [batch, rest], axis=0)])
+
+
+def _pad(w: Writer, layer: L.Pad, x: list[str], out: str) -> None:
+    inputs = [x[0], w.share(np.array(layer.pads), "pads")]
+    if layer.mode == "constant" and layer.value:
+        inputs.append(w.real(np.float64(layer.value), f"{layer.name}.value"))
+    w.node("Pad", inputs, out, layer.name, mode=layer.mode)
+
+
+def _slice(w: Writer, layer: L.Slice, x: list[str], out: str) -> None:
+    shape = w.shape(layer.inputs[0])
+    cuts = []
+    for axis, (given, size) in enumerate(zip(layer.slices, shape, strict=True)):
+        start, stop, step = slice(*given).indices(size)
+        if (start, stop, step) != (0, size, 1) and not (w.free and axis == 0):
+            # A stop before the first element is minus infinity to ONNX, as -1 counts from the end.
+            cuts.append((start, -END if stop < 0 else stop, axis, step))
+    if not cuts:
+        w.node("Identity", x, out, layer.name)
+        return
+    lists = [w.share(np.array(column), "slice") for column in zip(*cuts, strict=True)]
+    w.node("Slice", [x[0], *lists], out, layer.name)
+
+
+def _reshape(w: Writer, layer: L.Reshape, x: list[str], out: str) -> None:
+    shape = w.share(np.array(_batched(w, layer.shape), dtype=np.int64), "shape")
+    w.node("Reshape", [x[0], shape], out, layer.name)
+
+
+def _transpose(w: Writer, layer: L.Transpose, x: list[str], out: str) -> None:
+    w.node("Transpose", x, out, layer.name, perm=layer.permutation)
+
+
+def _gather(w: Writer, layer: L.Gather, x: list[str], out: str) -> None:
+    w.node("Gather", x, out, layer.name, axis=0)
+
+
+def _resize(w: Writer, layer: L.Resize, x: list[str], out: str) -> None:
+    """A Resize whose modes give these very taps, else a Gather along every axis."""
+    shape = w.shape(layer.inputs[0])
+    moved = [
+        axis
+        for axis, (rows, size) in enumerate(zip(layer.indices, shape, strict=True))
+        if rows.shape != (size, 1) or np.any(rows[:, 0] != np.arange(size))
+    ]
+    found = _modes(layer, shape, moved) if layer.fraction_bits == 12 else None
+    if not moved:
+        w.node("Identity", x, out, layer.name)
+    elif found is not None:
+        sizes = w.share(np.array([len(layer.indices[a]) for a in moved]), "sizes")
+        w.node("Resize", [x[0], "", "", sizes], out, layer.name, axes=moved, **found)
+    elif all(rows.shape[1] == 1 for rows in layer.indices):
+        held = x[0]
+        for axis in moved:
+            rows = w.share(layer.indices[axis][:, 0], "rows")
+            last = axis == moved[-1]
+            held = w.node("Gather", [held, rows], out if last else None, None if not last else (
+                layer.name), axis=axis)  # fmt: skip
+    else:
+        raise _refuse(layer, "no mode of ONNX Resize gives its weights")
+
+
+def _modes(layer: L.Resize, shape: tuple[int, ...], moved: list[int]) -> dict[str, str] | None:
+    """Attributes of ONNX Resize under which every moved axis gets a layer's taps."""
+    linear = any(rows.shape[1] == 2 for rows in layer.indices)
+    for mode in COORDINATES:
+        for nearest in NEAREST[:1] if linear else NEAREST:
+            kind = "linear" if linear else "nearest"
+            if all(_same_taps(layer, a, shape[a], kind, mode, nearest) for a in moved):
+                found = {"mode": kind, "coordinate_transformation_mode": mode}
+                return found if linear else {**found, "nearest_mode": nearest}
+    return None
+
+
+def _same_taps(layer: L.Resize, axis: int, size: int, kind: str, mode: str, nearest: str) -> bool:
+    rows, weights = layer.indices[axis], layer.weights[axis]
+    at = coordinates(mode, size, len(rows), len(rows) / size, (0.0, 1.0))
+    given = taps(kind, nearest, at, size)
+    return np.array_equal(given[0], rows) and np.array_equal(given[1], weights)
+
+
+# -- normalisation and attention ---------------------------------------------------------------
+def _softmax(w: Writer, layer: L.Softmax, x: list[str], out: str) -> None:
+    w.node("LogSoftmax" if layer.log else "Softmax", x, out, layer.name, axis=layer.axis)
+
+
+def _normalise(w: Writer, layer: L.Normalise, x: list[str], out: str) -> None:
+    gamma, beta = layer.gamma, layer.beta
+    if layer.unit or (layer.inner_format, layer.inner_scale) != ("posit16", 0):
+        raise _refuse(layer, "its unit differs from the default")
+    if layer.kind == "layer" and gamma is not None:
+        inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
+        inputs += [] if beta is None else [w.real(beta, f"{layer.name}.beta")]
+        w.node("LayerNormalization", inputs, out, layer.name, axis=-1, epsilon=layer.epsilon)
+        return
+    rank = len(w.shape(layer.inputs[0]))
+    axes = w.share(np.array([rank - 1]), "axes")
+    d = x[0]
+    if layer.kind == "layer":
+        d = w.node("Sub", [d, w.node("ReduceMean", [d, axes], keepdims=1)])
+    power = w.node("ReduceMean", [w.node("Mul", [d, d]), axes], keepdims=1)
+    plus = w.node("Add", [power, w.real(np.float64(layer.epsilon), f"{layer.name}.epsilon")])
+    inverse = w.node("Reciprocal", [w.node("Sqrt", [plus])])
+    rows = w.node("Mul", [d, inverse], out if gamma is None else None, layer.name)
+    if gamma is not None:
+        held = w.real(gamma, f"{layer.name}.gamma")
+        rows = w.node("Mul", [rows, held], out if beta is None else None)
+    if beta is not None:
+        w.node("Add", [rows, w.real(beta, f"{layer.name}.beta")], out)
+
+
+def _stream_softmax(w: Writer, layer: L.StreamSoftmax, x: list[str], out: str) -> None:
+    """Scaled, masked, and a row with nothing kept as zeros."""
+    if layer.positioned or layer.unit:
+        raise _refuse(layer, "its position or its unit has no place there")
+    logits, shape = x[0], w.shape(layer.inputs[0])
+    if layer.scale != 1.0:
+        scale = w.real(np.float64(layer.scale), f"{layer.name}.scale")
+        logits = w.node("Mul", [logits, scale])
+    flags = [_flag(w, n, h) for n, h in zip(layer.inputs[1:], x[1:], strict=True)]
+    if layer.causal:
+        rows, columns = np.arange(shape[-2])[:, None], np.arange(shape[-1])[None, :]
+        flags.append(w.store(columns <= rows + layer.offset, f"{layer.name}.causal"))
+    if not flags:
+        w.node("Softmax", [logits], out, layer.name, axis=-1)
+        return
+    keep = flags[0]
+    for flag in flags[1:]:
+        keep = w.node("And", [keep, flag])
+    hidden = w.store(np.float32(-np.inf), f"{layer.name}.hidden")
+    masked = w.node("Where", [keep, logits, hidden])
+    weights = w.node("Softmax", [masked], name=layer.name, axis=-1)
+    zero = w.share(np.float32(0), "0")
+    w.node("Where", [w.node("IsNaN", [weights]), zero, weights], out)
+
+
+def _rotary(w: Writer, layer: L.Rotary, x: list[str], out: str) -> None:
+    shape = w.shape(layer.inputs[0])
+    if len(x) > 1 or len(shape) != 4:
+        raise _refuse(layer, "RotaryEmbedding takes four axes and counts positions from 0")
+    tables = []
+    for values, what in ((layer.cos, "cos"), (layer.sin, "sin")):
+        held = w.real(values[None, : shape[-2]], f"{layer.name}.{what}")
+        if w.free:
+            batch = w.node("Shape", [x[0]], start=0, end=1)
+            rest = w.share(np.array([shape[-2], values.shape[1]]), "shape")
+            held = w.node("Expand", [held, w.node("Concat", [batch, rest], axis=0)])
+        tables.append(held)
+    width = 2 * layer.cos.shape[1]
+    w.node(
+        "RotaryEmbedding",
+        [x[0], *tables],
+        out,
+        layer.name,
+        interleaved=int(layer.interleaved),
+        rotary_embedding_dim=width if width < shape[-1] else 0,
+    )
+
+
+def _convert(w: Writer, layer: L.Convert, x: list[str], out: str) -> None:
+    w.node("Identity", x, out, layer.name)
+
+
+def _append(w: Writer, layer: L.Append, x: list[str], out: str) -> None:
+    raise _refuse(layer, "a cache is state, which ONNX keeps outside the graph")
+
+
+TRANSLATORS: dict[type, Callable[[Writer, Any, list[str], str], None]] = {
+    L.Conv: _conv,
+    L.Linear: _linear,
+    L.MatMul: _matmul,
+    L.Add: _add,
+    L.Mul: _mul,
+    L.Pool: _pool,
+    L.Concat: _concat,
+    L.Resize: _resize,
+    L.Pad: _pad,
+    L.Slice: _slice,
+    L.Reshape: _reshape,
+    L.Transpose: _transpose,
+    L.Activate: _activate,
+    L.Convert: _convert,
+    L.Softmax: _softmax,
+    L.StreamSoftmax: _stream_softmax,
+    L.Normalise: _normalise,
+    L.Gather: _gather,
+    L.Rotary: _rotary,
+    L.Append: _append,
+    L.Select: _select,
+    L.Reduce: _reduce,
+}
+"""How each kind of layer is written: the writer, the layer, its ONNX inputs, its output."""
