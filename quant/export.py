@@ -24,6 +24,7 @@ from opennpe.quant import lower
 from opennpe.quant.graph import Array, Graph, Hint
 from opennpe.quant.grouping import moves
 from opennpe.quant.importer import load_onnx
+from opennpe.quant.onnx_layers import DEFAULTS
 from opennpe.quant.onnx_writer import to_model
 from opennpe.quant.policy import MODEL, Policy
 from opennpe.quant.stated import relaxed
@@ -165,13 +166,18 @@ def _hints(network: Network) -> Iterator[tuple[str, Hint]]:
     for name in (*network.inputs, *network.constants):
         if not _is_index(network.tensors[name]):
             yield name, _hint(network.tensors[name])
+    # A conversion of a moved tensor must not be read as the format of the move itself.
+    converted = {
+        n for layer in network.layers if isinstance(layer, L.Convert) for n in layer.inputs
+    }
     for layer in network.layers:
         tensor = network.tensors[layer.output]
         follows = moves(layer) and not isinstance(layer, L.Concat)
         read = [network.tensors[n] for n in layer.inputs if n not in network.constants]
         read = [t for t in read if not _is_index(t)]
         same = bool(read) and all(_hint(t) == _hint(tensor) for t in read)
-        if not _is_index(tensor) and not (follows and same):
+        implied = follows and same and layer.output not in converted
+        if not _is_index(tensor) and not implied:
             yield layer.output, _hint(tensor)
 
 
@@ -200,6 +206,7 @@ def difference(first: Network, second: Network) -> str | None:
 
 
 def _layer_difference(first: Network, second: Network, a: L.Layer, b: L.Layer) -> str | None:
+    a, b = _constant_last(first, a), _constant_last(second, b)
     if type(a) is not type(b) or len(a.inputs) != len(b.inputs):
         return f"it is a {type(b).__name__} '{b.name}'"
     if first.tensors[a.output] != second.tensors[b.output]:
@@ -213,16 +220,34 @@ def _layer_difference(first: Network, second: Network, a: L.Layer, b: L.Layer) -
             return f"its constant is {second.tensors[m]}, not {first.tensors[n]}"
         if not np.array_equal(first.constants[n], second.constants[m]):
             return "its constant has other codes"
-    a, b = (
-        relaxed(layer, _hint(network.tensors[layer.output]))
-        for layer, network in ((a, first), (b, second))
-    )
+    a, b = (_plain(network, layer) for network, layer in ((first, a), (second, b)))
     for field in fields(a):
-        if field.name in ("name", "inputs"):
+        if field.name in ("name", "inputs", "ceil_mode"):
             continue
         if not _equal(getattr(a, field.name), getattr(b, field.name)):
             return f"its {field.name} differs"
     return None
+
+
+def _constant_last(network: Network, layer: L.Layer) -> L.Layer:
+    """The operands of a sum or product in an order that does not depend on the model."""
+    swaps = isinstance(layer, L.Mul) or (isinstance(layer, L.Add) and len({*layer.signs}) == 1)
+    if swaps and layer.inputs[0] in network.constants:
+        return replace(layer, inputs=layer.inputs[::-1])
+    return layer
+
+
+def _plain(network: Network, layer: L.Layer) -> Any:
+    """A layer with what it says in several ways said in one."""
+    layer = relaxed(layer, _hint(network.tensors[layer.output]))
+    if isinstance(layer, L.Activate):
+        params = {**DEFAULTS.get(layer.kind, {}), **dict(layer.params)}
+        return replace(layer, params=tuple(sorted(params.items())))
+    if isinstance(layer, L.Slice):
+        shape = network.tensors[layer.inputs[0]].shape
+        cuts = (slice(*s).indices(n) for s, n in zip(layer.slices, shape, strict=True))
+        return replace(layer, slices=tuple(cuts))
+    return layer
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -382,7 +382,8 @@ def _clip_into_producer(state: _State, layer: Any) -> bool:
     if producer is None:
         first = state.private(layer.inputs[0], L.Activate)
         inner = None if first is None else _bounds(first)
-        if inner is None:
+        # Joined to a clip that stands alone, nothing would be left that has the stated format.
+        if inner is None or layer.inputs[0] in state.builder.hints:
             return False
         params = tuple(zip(("min", "max"), _composed(inner, bounds), strict=True))
         new = replace(layer, inputs=first.inputs, kind="clip", params=params)

@@ -18,7 +18,8 @@ from opennpe.quant.onnx_reader import MAX_FILE_BYTES
 __all__ = ["Writer"]
 
 OPSET, NEWER_OPSET = 20, 23
-"""The operator set, and the one in which RotaryEmbedding appeared."""
+NEWER = ("RMSNormalization", "RotaryEmbedding")
+"""The operator set, another one, and the operators that appeared in the latter."""
 IR_VERSIONS = {OPSET: 9, NEWER_OPSET: 11}
 BATCH = "N"
 SCALES = (-126, 127)
@@ -83,7 +84,7 @@ class Writer:
     def store(self, values: Array, base: str, own: bool = False) -> str:
         """An initialiser; ``own`` where ``base`` is its name already."""
         name = base if own else self.value(base)
-        self._stored.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self._stored.append(numpy_helper.from_array(np.array(values, order="C"), name))
         return name
 
     def real(self, values: Any, base: str, own: bool = False) -> str:
@@ -202,7 +203,7 @@ class Writer:
             [self._info(n, self.shape(n), n in indices) for n in names]
             for names in (self.graph.inputs, self.graph.outputs)
         )
-        newer = any(isinstance(layer, L.Rotary) for layer in self.graph.layers)
+        newer = any(node.op_type in NEWER for node in self._nodes)
         opset = NEWER_OPSET if newer else OPSET
         domains = [helper.make_opsetid("", opset)]
         domains += [helper.make_opsetid(name, 1) for name in sorted(self._domains - {""})]

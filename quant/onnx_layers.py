@@ -14,13 +14,18 @@ import numpy as np
 from onnx import TensorProto
 from opennpe.golden import layers as L
 from opennpe.golden.errors import ModelError
+from opennpe.golden.shapes import windows
 from opennpe.quant.graph import Array
 from opennpe.quant.onnx_builder import Writer
-from opennpe.quant.ops_resize import coordinates, taps
+from opennpe.quant.ops_resize import FRACTION_BITS, coordinates, taps
 
-__all__ = ["TRANSLATORS"]
+__all__ = ["DEFAULTS", "TRANSLATORS"]
 
 END = (1 << 63) - 1
+ALPHA = 0.01
+"""The slope of a LeakyRelu that does not say."""
+EPSILON = 1e-5
+"""What LayerNormalization adds where it does not say."""
 NEAREST = ("floor", "round_prefer_floor", "round_prefer_ceil", "ceil")
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
 
@@ -114,11 +119,12 @@ PLAIN = {
     "gelu": "Gelu",
 }
 WITH_NUMBERS = {"hard_sigmoid": "HardSigmoid", "elu": "Elu", "selu": "Selu"}
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, float]] = {
     "hard_sigmoid": {"alpha": 0.2, "beta": 0.5},
     "elu": {"alpha": 1.0},
     "selu": {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805},
 }
+"""Parameters that an activation need not state."""
 
 
 def _activate(w: Writer, layer: L.Activate, x: list[str], out: str) -> None:
@@ -128,7 +134,8 @@ def _activate(w: Writer, layer: L.Activate, x: list[str], out: str) -> None:
     elif layer.kind in PLAIN:
         w.node(PLAIN[layer.kind], x, out, layer.name)
     elif layer.kind in WITH_NUMBERS:
-        numbers = {**DEFAULTS[layer.kind], **params}
+        usual = DEFAULTS[layer.kind]
+        numbers = {key: value for key, value in params.items() if value != usual[key]}
         w.node(WITH_NUMBERS[layer.kind], x, out, layer.name, **numbers)
     elif layer.kind in ("clip", "relu6"):
         low, high = (0.0, 6.0) if layer.kind == "relu6" else _bounds(params)
@@ -146,8 +153,9 @@ def _bounds(params: dict[str, float]) -> tuple[float, float]:
 
 
 def _slope(w: Writer, layer: L.Activate, slope: Array, x: list[str], out: str) -> None:
-    if layer.kind == "leaky" and slope.size == 1 and float(np.float32(slope.flat[0])) == slope:
-        w.node("LeakyRelu", x, out, layer.name, alpha=float(slope.flat[0]))
+    alpha = float(slope.flat[0])
+    if layer.kind == "leaky" and slope.size == 1 and alpha in (ALPHA, float(np.float32(alpha))):
+        w.node("LeakyRelu", x, out, layer.name, **({} if alpha == ALPHA else {"alpha": alpha}))
     else:
         w.node("PRelu", [x[0], w.real(slope, f"{layer.name}.slope")], out, layer.name)
 
@@ -159,11 +167,18 @@ def _pool(w: Writer, layer: L.Pool, x: list[str], out: str) -> None:
         "strides": layer.strides,
         "pads": layer.pads,
         "dilations": layer.dilations,
-        "ceil_mode": int(layer.ceil_mode),
+        "ceil_mode": int(layer.ceil_mode and _rounds_up(w, layer)),
     }
     if layer.kind == "average":
         fields["count_include_pad"] = int(layer.count_include_pad)
     w.node("MaxPool" if layer.kind == "max" else "AveragePool", x, out, layer.name, **fields)
+
+
+def _rounds_up(w: Writer, layer: L.Pool) -> bool:
+    """Whether rounding the number of windows up adds one: ONNX's own shape inference counts
+    windows that begin in the padding."""
+    spatial = w.shape(layer.inputs[0])[2:]
+    return windows(layer, spatial, layer.kernel) != windows(layer, spatial, layer.kernel, True)
 
 
 def _reduce(w: Writer, layer: L.Reduce, x: list[str], out: str) -> None:
@@ -202,12 +217,11 @@ def _slice(w: Writer, layer: L.Slice, x: list[str], out: str) -> None:
     cuts = []
     for axis, (given, size) in enumerate(zip(layer.slices, shape, strict=True)):
         start, stop, step = slice(*given).indices(size)
-        if (start, stop, step) != (0, size, 1) and not (w.free and axis == 0):
+        whole = (start, stop, step) == (0, size, 1)
+        # One axis is always named: a slice of everything stays a layer.
+        if not whole or (axis == len(shape) - 1 and not cuts):
             # A stop before the first element is minus infinity to ONNX, as -1 counts from the end.
-            cuts.append((start, -END if stop < 0 else stop, axis, step))
-    if not cuts:
-        w.node("Identity", x, out, layer.name)
-        return
+            cuts.append((start, -END if stop < 0 else END if whole else stop, axis, step))
     lists = [w.share(np.array(column), "slice") for column in zip(*cuts, strict=True)]
     w.node("Slice", [x[0], *lists], out, layer.name)
 
@@ -226,28 +240,46 @@ def _gather(w: Writer, layer: L.Gather, x: list[str], out: str) -> None:
 
 
 def _resize(w: Writer, layer: L.Resize, x: list[str], out: str) -> None:
-    """A Resize whose modes give these very taps, else a Gather along every axis."""
+    """A Resize whose modes give these very taps, else rows by number along every axis."""
     shape = w.shape(layer.inputs[0])
     moved = [
         axis
         for axis, (rows, size) in enumerate(zip(layer.indices, shape, strict=True))
         if rows.shape != (size, 1) or np.any(rows[:, 0] != np.arange(size))
     ]
-    found = _modes(layer, shape, moved) if layer.fraction_bits == 12 else None
+    found = _modes(layer, shape, moved) if layer.fraction_bits == FRACTION_BITS else None
     if not moved:
         w.node("Identity", x, out, layer.name)
     elif found is not None:
         sizes = w.share(np.array([len(layer.indices[a]) for a in moved]), "sizes")
         w.node("Resize", [x[0], "", "", sizes], out, layer.name, axes=moved, **found)
-    elif all(rows.shape[1] == 1 for rows in layer.indices):
-        held = x[0]
-        for axis in moved:
-            rows = w.share(layer.indices[axis][:, 0], "rows")
-            last = axis == moved[-1]
-            held = w.node("Gather", [held, rows], out if last else None, None if not last else (
-                layer.name), axis=axis)  # fmt: skip
+    elif all(_tiled(rows, size) for rows, size in zip(layer.indices, shape, strict=True)):
+        repeats = [len(rows) // size for rows, size in zip(layer.indices, shape, strict=True)]
+        w.node("Tile", [x[0], w.share(np.array(repeats), "repeats")], out, layer.name)
     else:
-        raise _refuse(layer, "no mode of ONNX Resize gives its weights")
+        _taps(w, layer, moved, x[0], out)
+
+
+def _tiled(rows: Array, size: int) -> bool:
+    return rows.shape[1] == 1 and np.array_equal(rows[:, 0], np.arange(len(rows)) % size)
+
+
+def _taps(w: Writer, layer: L.Resize, moved: list[int], x: str, out: str) -> None:
+    """Axis by axis, rows by number; where there are two of them, their weighted sum."""
+    for axis in moved:
+        last = axis == moved[-1]
+        target, name = (out, layer.name) if last else (None, None)
+        rows, weights = layer.indices[axis], layer.weights[axis]
+        if rows.shape[1] == 1:
+            x = w.node("Gather", [x, w.share(rows[:, 0], "rows")], target, name, axis=axis)
+            continue
+        side = [-1 if i == axis else 1 for i in range(len(layer.indices))]
+        parts = []
+        for tap in range(rows.shape[1]):
+            real = np.ldexp(weights[:, tap].astype(np.float64), -layer.fraction_bits)
+            part = w.node("Gather", [x, w.share(rows[:, tap], "rows")], axis=axis)
+            parts.append(w.node("Mul", [part, w.share(real.reshape(side), "weights")]))
+        x = w.node("Sum", parts, target, name)
 
 
 def _modes(layer: L.Resize, shape: tuple[int, ...], moved: list[int]) -> dict[str, str] | None:
@@ -278,10 +310,19 @@ def _normalise(w: Writer, layer: L.Normalise, x: list[str], out: str) -> None:
     gamma, beta = layer.gamma, layer.beta
     if layer.unit or (layer.inner_format, layer.inner_scale) != ("posit16", 0):
         raise _refuse(layer, "its unit differs from the default")
-    if layer.kind == "layer" and gamma is not None:
+    known = layer.epsilon in (EPSILON, float(np.float32(layer.epsilon)))
+    stated = {} if layer.epsilon == EPSILON else {"epsilon": layer.epsilon}
+    if layer.kind == "rms" and gamma is not None and known:
+        inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
+        last = out if beta is None else None
+        rows = w.node("RMSNormalization", inputs, last, layer.name, axis=-1, **stated)
+        if beta is not None:
+            w.node("Add", [rows, w.real(beta, f"{layer.name}.beta")], out)
+        return
+    if layer.kind == "layer" and gamma is not None and known:
         inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
         inputs += [] if beta is None else [w.real(beta, f"{layer.name}.beta")]
-        w.node("LayerNormalization", inputs, out, layer.name, axis=-1, epsilon=layer.epsilon)
+        w.node("LayerNormalization", inputs, out, layer.name, axis=-1, **stated)
         return
     rank = len(w.shape(layer.inputs[0]))
     axes = w.share(np.array([rank - 1]), "axes")

@@ -70,6 +70,11 @@ class _State:
         elif before is None and source in self.graph.inputs and alone and inner:
             self.alias[layer.output] = source
             self.hints[source] = hint
+        elif before is None and alone and source in self.graph.inputs:
+            # The output is the input, rounded once.
+            self.hints[source] = hint
+            shape = tuple(self.graph.shapes[source])
+            self._append(L.Reshape(layer.name, layer.inputs, layer.output, shape))
         elif before is None and alone and source in self.place:
             at = self.place.pop(source)
             self.layers[at] = replace(self.layers[at], output=layer.output)
