@@ -135,7 +135,9 @@ def _activate(w: Writer, layer: L.Activate, x: list[str], out: str) -> None:
         w.node(PLAIN[layer.kind], x, out, layer.name)
     elif layer.kind in WITH_NUMBERS:
         usual = DEFAULTS[layer.kind]
-        numbers = {key: value for key, value in params.items() if value != usual[key]}
+        numbers: dict[str, Any] = {
+            key: value for key, value in params.items() if value != usual[key]
+        }
         w.node(WITH_NUMBERS[layer.kind], x, out, layer.name, **numbers)
     elif layer.kind in ("clip", "relu6"):
         low, high = (0.0, 6.0) if layer.kind == "relu6" else _bounds(params)
@@ -155,7 +157,8 @@ def _bounds(params: dict[str, float]) -> tuple[float, float]:
 def _slope(w: Writer, layer: L.Activate, slope: Array, x: list[str], out: str) -> None:
     alpha = float(slope.flat[0])
     if layer.kind == "leaky" and slope.size == 1 and alpha in (ALPHA, float(np.float32(alpha))):
-        w.node("LeakyRelu", x, out, layer.name, **({} if alpha == ALPHA else {"alpha": alpha}))
+        stated: dict[str, Any] = {} if alpha == ALPHA else {"alpha": alpha}
+        w.node("LeakyRelu", x, out, layer.name, **stated)
     else:
         w.node("PRelu", [x[0], w.real(slope, f"{layer.name}.slope")], out, layer.name)
 
@@ -214,7 +217,7 @@ def _pad(w: Writer, layer: L.Pad, x: list[str], out: str) -> None:
 
 def _slice(w: Writer, layer: L.Slice, x: list[str], out: str) -> None:
     shape = w.shape(layer.inputs[0])
-    cuts = []
+    cuts: list[tuple[int, int, int, int]] = []
     for axis, (given, size) in enumerate(zip(layer.slices, shape, strict=True)):
         start, stop, step = slice(*given).indices(size)
         whole = (start, stop, step) == (0, size, 1)
@@ -311,7 +314,7 @@ def _normalise(w: Writer, layer: L.Normalise, x: list[str], out: str) -> None:
     if layer.unit or (layer.inner_format, layer.inner_scale) != ("posit16", 0):
         raise _refuse(layer, "its unit differs from the default")
     known = layer.epsilon in (EPSILON, float(np.float32(layer.epsilon)))
-    stated = {} if layer.epsilon == EPSILON else {"epsilon": layer.epsilon}
+    stated: dict[str, Any] = {} if layer.epsilon == EPSILON else {"epsilon": layer.epsilon}
     if layer.kind == "rms" and gamma is not None and known:
         inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
         last = out if beta is None else None
@@ -358,7 +361,7 @@ def _stream_softmax(w: Writer, layer: L.StreamSoftmax, x: list[str], out: str) -
     keep = flags[0]
     for flag in flags[1:]:
         keep = w.node("And", [keep, flag])
-    hidden = w.store(np.float32(-np.inf), f"{layer.name}.hidden")
+    hidden = w.store(np.array(-np.inf, np.float32), f"{layer.name}.hidden")
     masked = w.node("Where", [keep, logits, hidden])
     weights = w.node("Softmax", [masked], name=layer.name, axis=-1)
     zero = w.share(np.float32(0), "0")

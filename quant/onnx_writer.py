@@ -59,7 +59,7 @@ def _emit(w: Writer, layer: L.Layer) -> None:
         first = last if clip is None else w.value(f"{out}/sum")
         TRANSLATORS[type(layer)](w, layer, inputs, first)
         if clip is not None:
-            w.clip(first, *clip, last)
+            w.clip(first, clip[0], clip[1], last)
         if hint is not None:
             w.quantise(last, out, w.node_name(f"{out}/quantise"), hint)
     w.describe(out, w.shape(out), out in w.graph.indices)

@@ -106,7 +106,7 @@ def relaxed(layer: Any, hint: Hint | None) -> Any:
     clip = getattr(layer, "clip", None)
     if clip is None:
         return layer
-    opened = _opened(*clip, lowest, highest)
+    opened = _opened(clip[0], clip[1], lowest, highest)
     return replace(layer, clip=None if opened == (-math.inf, math.inf) else opened)
 
 
