@@ -15,7 +15,7 @@ from opennpe.quant import quant_nodes
 from opennpe.quant.graph import Array, Graph, Hint
 from opennpe.quant.onnx_reader import MAX_FILE_BYTES
 
-__all__ = ["Writer"]
+__all__ = ["Writer", "refuse"]
 
 OPSET, NEWER_OPSET = 20, 23
 NEWER = ("RMSNormalization", "RotaryEmbedding")
@@ -24,6 +24,12 @@ IR_VERSIONS = {OPSET: 9, NEWER_OPSET: 11}
 BATCH = "N"
 SCALES = (-126, 127)
 """Exponents whose powers of two are ordinary float32 numbers."""
+
+
+def refuse(layer: L.LayerBase, why: str) -> ModelError:
+    """The error that names a layer ONNX has no place for."""
+    kind = type(layer).__name__
+    return ModelError(f"layer '{layer.name}' ({kind}) cannot be written as ONNX: {why}")
 
 
 class Writer:
@@ -135,6 +141,12 @@ class Writer:
         ]
         inputs = [x, *bounds] if bounds[1] else [x, bounds[0]]
         return self.node("Clip", inputs, out, name)
+
+    def flag(self, name: str, held: str) -> str:
+        """An index tensor of the graph, held by an ONNX value, as booleans."""
+        if name in self.graph.constants:
+            return self.store(self.graph.constants[name] != 0, f"{name}/flags")
+        return self.node("Cast", [held], to=TensorProto.BOOL)
 
     def weights(self, layer: L.Conv | L.Linear, transposed: bool = False) -> str:
         """A layer's weights (O, ...), or (K, N) transposed, with their quantisation."""

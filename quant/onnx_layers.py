@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 from opennpe.golden import layers as L
-from opennpe.golden.errors import ModelError
 from opennpe.golden.shapes import windows
+from opennpe.quant import onnx_attention
 from opennpe.quant.graph import Array
-from opennpe.quant.onnx_builder import Writer
+from opennpe.quant.onnx_builder import Writer, refuse
 from opennpe.quant.ops_resize import FRACTION_BITS, coordinates, taps
 
 __all__ = ["DEFAULTS", "TRANSLATORS"]
@@ -24,15 +23,8 @@ __all__ = ["DEFAULTS", "TRANSLATORS"]
 END = (1 << 63) - 1
 ALPHA = 0.01
 """The slope of a LeakyRelu that does not say."""
-EPSILON = 1e-5
-"""What LayerNormalization adds where it does not say."""
 NEAREST = ("floor", "round_prefer_floor", "round_prefer_ceil", "ceil")
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
-
-
-def _refuse(layer: L.LayerBase, why: str) -> ModelError:
-    kind = type(layer).__name__
-    return ModelError(f"layer '{layer.name}' ({kind}) cannot be written as ONNX: {why}")
 
 
 def _batched(w: Writer, shape: tuple[int, ...]) -> list[int]:
@@ -91,15 +83,8 @@ def _mul(w: Writer, layer: L.Mul, x: list[str], out: str) -> None:
     w.node("Mul", x, out, layer.name)
 
 
-def _flag(w: Writer, name: str, held: str) -> str:
-    """An index tensor as booleans."""
-    if name in w.graph.constants:
-        return w.store(w.graph.constants[name] != 0, f"{name}/flags")
-    return w.node("Cast", [held], to=TensorProto.BOOL)
-
-
 def _select(w: Writer, layer: L.Select, x: list[str], out: str) -> None:
-    w.node("Where", [_flag(w, layer.inputs[0], x[0]), *x[1:]], out, layer.name)
+    w.node("Where", [w.flag(layer.inputs[0], x[0]), *x[1:]], out, layer.name)
 
 
 PLAIN = {
@@ -147,7 +132,7 @@ def _activate(w: Writer, layer: L.Activate, x: list[str], out: str) -> None:
     elif layer.kind == "silu":
         w.node("Mul", [x[0], w.node("Sigmoid", x)], out, layer.name)
     else:
-        raise _refuse(layer, f"unknown activation '{layer.kind}'")
+        raise refuse(layer, f"unknown activation '{layer.kind}'")
 
 
 def _bounds(params: dict[str, float]) -> tuple[float, float]:
@@ -304,99 +289,13 @@ def _same_taps(layer: L.Resize, axis: int, size: int, kind: str, mode: str, near
     return np.array_equal(given[0], rows) and np.array_equal(given[1], weights)
 
 
-# -- normalisation and attention ---------------------------------------------------------------
-def _softmax(w: Writer, layer: L.Softmax, x: list[str], out: str) -> None:
-    w.node("LogSoftmax" if layer.log else "Softmax", x, out, layer.name, axis=layer.axis)
-
-
-def _normalise(w: Writer, layer: L.Normalise, x: list[str], out: str) -> None:
-    gamma, beta = layer.gamma, layer.beta
-    if layer.unit or (layer.inner_format, layer.inner_scale) != ("posit16", 0):
-        raise _refuse(layer, "its unit differs from the default")
-    known = layer.epsilon in (EPSILON, float(np.float32(layer.epsilon)))
-    stated: dict[str, Any] = {} if layer.epsilon == EPSILON else {"epsilon": layer.epsilon}
-    if layer.kind == "rms" and gamma is not None and known:
-        inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
-        last = out if beta is None else None
-        rows = w.node("RMSNormalization", inputs, last, layer.name, axis=-1, **stated)
-        if beta is not None:
-            w.node("Add", [rows, w.real(beta, f"{layer.name}.beta")], out)
-        return
-    if layer.kind == "layer" and gamma is not None and known:
-        inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
-        inputs += [] if beta is None else [w.real(beta, f"{layer.name}.beta")]
-        w.node("LayerNormalization", inputs, out, layer.name, axis=-1, **stated)
-        return
-    rank = len(w.shape(layer.inputs[0]))
-    axes = w.share(np.array([rank - 1]), "axes")
-    d = x[0]
-    if layer.kind == "layer":
-        d = w.node("Sub", [d, w.node("ReduceMean", [d, axes], keepdims=1)])
-    power = w.node("ReduceMean", [w.node("Mul", [d, d]), axes], keepdims=1)
-    plus = w.node("Add", [power, w.real(np.float64(layer.epsilon), f"{layer.name}.epsilon")])
-    inverse = w.node("Reciprocal", [w.node("Sqrt", [plus])])
-    rows = w.node("Mul", [d, inverse], out if gamma is None else None, layer.name)
-    if gamma is not None:
-        held = w.real(gamma, f"{layer.name}.gamma")
-        rows = w.node("Mul", [rows, held], out if beta is None else None)
-    if beta is not None:
-        w.node("Add", [rows, w.real(beta, f"{layer.name}.beta")], out)
-
-
-def _stream_softmax(w: Writer, layer: L.StreamSoftmax, x: list[str], out: str) -> None:
-    """Scaled, masked, and a row with nothing kept as zeros."""
-    if layer.positioned or layer.unit:
-        raise _refuse(layer, "its position or its unit has no place there")
-    logits, shape = x[0], w.shape(layer.inputs[0])
-    if layer.scale != 1.0:
-        scale = w.real(np.float64(layer.scale), f"{layer.name}.scale")
-        logits = w.node("Mul", [logits, scale])
-    flags = [_flag(w, n, h) for n, h in zip(layer.inputs[1:], x[1:], strict=True)]
-    if layer.causal:
-        rows, columns = np.arange(shape[-2])[:, None], np.arange(shape[-1])[None, :]
-        flags.append(w.store(columns <= rows + layer.offset, f"{layer.name}.causal"))
-    if not flags:
-        w.node("Softmax", [logits], out, layer.name, axis=-1)
-        return
-    keep = flags[0]
-    for flag in flags[1:]:
-        keep = w.node("And", [keep, flag])
-    hidden = w.store(np.array(-np.inf, np.float32), f"{layer.name}.hidden")
-    masked = w.node("Where", [keep, logits, hidden])
-    weights = w.node("Softmax", [masked], name=layer.name, axis=-1)
-    zero = w.share(np.float32(0), "0")
-    w.node("Where", [w.node("IsNaN", [weights]), zero, weights], out)
-
-
-def _rotary(w: Writer, layer: L.Rotary, x: list[str], out: str) -> None:
-    shape = w.shape(layer.inputs[0])
-    if len(x) > 1 or len(shape) != 4:
-        raise _refuse(layer, "RotaryEmbedding takes four axes and counts positions from 0")
-    tables = []
-    for values, what in ((layer.cos, "cos"), (layer.sin, "sin")):
-        held = w.real(values[None, : shape[-2]], f"{layer.name}.{what}")
-        if w.free:
-            batch = w.node("Shape", [x[0]], start=0, end=1)
-            rest = w.share(np.array([shape[-2], values.shape[1]]), "shape")
-            held = w.node("Expand", [held, w.node("Concat", [batch, rest], axis=0)])
-        tables.append(held)
-    width = 2 * layer.cos.shape[1]
-    w.node(
-        "RotaryEmbedding",
-        [x[0], *tables],
-        out,
-        layer.name,
-        interleaved=int(layer.interleaved),
-        rotary_embedding_dim=width if width < shape[-1] else 0,
-    )
-
-
+# -- what is no operator ------------------------------------------------------------------------
 def _convert(w: Writer, layer: L.Convert, x: list[str], out: str) -> None:
     w.node("Identity", x, out, layer.name)
 
 
 def _append(w: Writer, layer: L.Append, x: list[str], out: str) -> None:
-    raise _refuse(layer, "a cache is state, which ONNX keeps outside the graph")
+    raise refuse(layer, "a cache is state, which ONNX keeps outside the graph")
 
 
 TRANSLATORS: dict[type, Callable[[Writer, Any, list[str], str], None]] = {
@@ -414,13 +313,10 @@ TRANSLATORS: dict[type, Callable[[Writer, Any, list[str], str], None]] = {
     L.Transpose: _transpose,
     L.Activate: _activate,
     L.Convert: _convert,
-    L.Softmax: _softmax,
-    L.StreamSoftmax: _stream_softmax,
-    L.Normalise: _normalise,
     L.Gather: _gather,
-    L.Rotary: _rotary,
     L.Append: _append,
     L.Select: _select,
     L.Reduce: _reduce,
+    **onnx_attention.TRANSLATORS,
 }
 """How each kind of layer is written: the writer, the layer, its ONNX inputs, its output."""
