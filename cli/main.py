@@ -325,6 +325,50 @@ def quantize(
 
 
 @app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE.toml", help="A recipe, or the name of a shipped one.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", metavar="DIR")],
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--anew",
+            help="Go on with the run in the folder, or begin anew; goes on if there is one.",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pt", help="A trained float network instead of the first float stages."
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of training.")] = None,
+    simulated: Annotated[
+        int | None,
+        typer.Option(
+            "--sim", min=0, metavar="N", help="Run N test samples in the simulator too; 0: all."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Train a network for its formats, by a recipe."""
+    from opennpe.cli import extras, tables
+
+    extras.need_torch("train")
+    from opennpe.cli import train as training
+
+    report = training.train(
+        recipe, out, resume=resume, start=start, threads=threads, simulated=simulated
+    )
+    if as_json:
+        _print_json(report.summary())
+    else:
+        tables.show(training.result_table(report), training.result_lines(report))
+    return 0
+
+
+@app.command()
 def bench(
     format: Formats = None,
     networks: Annotated[

@@ -31,6 +31,7 @@ __all__ = [
     "prune",
     "recognise",
     "recognise_layers",
+    "stays_dense",
 ]
 
 SPARSE_FROM = 2 / 3
@@ -179,15 +180,26 @@ def prune(
     return replace(model, layers=tuple(layers)), tuple(reports)
 
 
-def _stays_dense(layer: Weighted, is_first: bool) -> str:
-    """Why a layer is not pruned, or nothing."""
-    if isinstance(layer, L.Linear):
+def stays_dense(shape: tuple[int, ...], groups: int = 1, is_first: bool = False) -> str:
+    """Why weights (O, I, ...) are not pruned, or nothing.
+
+    Args:
+        shape: of the weights; two extents are a linear layer's, more a convolution's.
+        groups: of the convolution.
+        is_first: whether it is the network's first convolution.
+    """
+    if len(shape) == 2:
         return ""
     if is_first:
         return "the first convolution"
-    if layer.groups > 1:
-        return "depthwise" if layer.weights.shape[1] == 1 else "grouped"
-    return "" if all(extent == 1 for extent in layer.weights.shape[2:]) else "no 1x1 convolution"
+    if groups > 1:
+        return "depthwise" if shape[1] == 1 else "grouped"
+    return "" if all(extent == 1 for extent in shape[2:]) else "no 1x1 convolution"
+
+
+def _stays_dense(layer: Weighted, is_first: bool) -> str:
+    groups = layer.groups if isinstance(layer, L.Conv) else 1
+    return stays_dense(layer.weights.shape, groups, is_first)
 
 
 def _real(layer: Weighted) -> NDArray[np.float64]:

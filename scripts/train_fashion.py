@@ -11,7 +11,6 @@ round differently and end a few images off.
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import sys
 import time
@@ -24,12 +23,13 @@ from opennpe import quant, sim
 from opennpe.cli.networks import Op, Plan, to_onnx
 from opennpe.cli.torch_networks import PlanModule
 from opennpe.golden import catalog, formats
+from opennpe.golden.errors import DataError
 from opennpe.quant import float_eval
+from opennpe.quant.workloads import fashion
+from opennpe.quant.workloads.images import mirrored
 from torch import nn
 from torch.nn import functional as F
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-CURE = "apt-get install dataset-fashion-mnist (Debian), or give the folder of the four .gz files"
 ZOO = Path(__file__).resolve().parents[1] / "quant" / "zoo"
 
 BATCH, RATE = 128, 6e-3
@@ -202,14 +202,9 @@ def _key(op: Op) -> str:
 
 def read(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (N, 1, 28, 28) in [0, 1] and labels (N,) of "train" or "t10k"."""
-    arrays = []
-    for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
-        file = folder / f"{part}-{kind}-ubyte.gz"
-        if not file.is_file():
-            sys.exit(f"no '{file}': {CURE} with --data")
-        arrays.append(np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=header))
-    images = torch.from_numpy(arrays[0].reshape(-1, 1, 28, 28).astype(np.float32) / 255)
-    return images, torch.from_numpy(arrays[1].astype(np.int64))
+    images, labels = fashion.read(folder, part)
+    real = torch.from_numpy(images.reshape(-1, 1, 28, 28).astype(np.float32) / 255)
+    return real, torch.from_numpy(labels)
 
 
 def batches(
@@ -218,9 +213,7 @@ def batches(
     """An epoch in random order, images mirrored half the time."""
     order = torch.randperm(len(images), generator=rng)
     for chosen in order.split(size)[: len(images) // size]:
-        x = images[chosen]
-        mirror = (torch.rand(len(chosen), generator=rng) < 0.5)[:, None, None, None]
-        yield torch.where(mirror, x.flip(3), x), labels[chosen]
+        yield mirrored(images[chosen], rng), labels[chosen]
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -256,7 +249,9 @@ def train(
 def main() -> int:
     """Train, write, report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of the four .gz files")
+    parser.add_argument(
+        "--data", type=Path, default=fashion.folder(), help="folder of the four .gz files"
+    )
     parser.add_argument("--out", type=Path, default=ZOO, help="folder for the results")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
@@ -265,7 +260,10 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     rng = torch.Generator().manual_seed(options.seed)
-    data, test = read(options.data, "train"), read(options.data, "t10k")
+    try:
+        data, test = read(options.data, "train"), read(options.data, "t10k")
+    except DataError as error:
+        sys.exit(str(error))
     model = Trained(PLAN).to(memory_format=torch.channels_last)  # twice as fast here
     train(model, data, options.epochs, rng)
     write(options.out, model, data, test)
