@@ -108,9 +108,10 @@ def stated_graph(graph: Graph, network: Network) -> Graph:
         constants=constants,
         hints=dict(_hints(network)),
         weight_hints={
-            layer.name: Hint(layer.weight_format, np.asarray(layer.weight_scale))
+            layer.name: Hint(layer.weight_format, layer.weight_scale)
             for layer in network.layers
             if isinstance(layer, L.Conv | L.Linear)
+            or (isinstance(layer, L.Normalise) and layer.gamma is not None)
         },
         indices=frozenset(n for n, t in network.tensors.items() if _is_index(t)),
         name=graph.name,
@@ -151,7 +152,7 @@ def _real(own: Any, layer: Any) -> Any:
         return replace(result, slope=slope)
     if isinstance(layer, L.Normalise) and layer.gamma is not None:
         gamma = _agreeing(own.gamma, layer.gamma, layer.weight_format, layer.weight_scale)
-        return replace(result, gamma=gamma)
+        return replace(result, gamma=gamma, beta=layer.beta)
     if isinstance(layer, L.Rotary):
         cos, sin = (
             _agreeing(real, codes, layer.weight_format, 0)

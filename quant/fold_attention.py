@@ -231,6 +231,8 @@ def affine_into_norm(state: State, layer: Any) -> bool:
     gamma = scale if first.gamma is None else first.gamma * scale
     beta = offset if first.beta is None else first.beta * scale + offset
     beta = beta if np.any(beta) else None
+    if np.any(scale != 1.0):
+        state.builder.weight_hints.pop(first.name, None)
     state.swap([first, layer], [replace(first, output=layer.output, gamma=gamma, beta=beta)])
     return True
 

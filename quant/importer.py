@@ -281,12 +281,13 @@ def _check_weight_hints(builder: Builder, layers: list[Any]) -> None:
     """A format with its scales stays exact only where it holds all of a layer's weights."""
     for layer in layers:
         hint = builder.weight_hints.get(layer.name)
-        if hint is None or not hint.exact or not isinstance(layer, L.Conv | L.Linear):
+        values = getattr(layer, "gamma" if isinstance(layer, L.Normalise) else "weights", None)
+        if hint is None or not hint.exact or values is None:
             continue
-        fits = np.size(hint.scale) in (1, len(layer.weights))
+        fits = np.size(hint.scale) in (1, len(values))
         if fits:
-            side = np.ravel(hint.scale).reshape(-1, *(1,) * (layer.weights.ndim - 1))
-            scaled = np.ldexp(layer.weights, -side)
+            side = np.ravel(hint.scale).reshape(-1, *(1,) * (values.ndim - 1))
+            scaled = np.ldexp(values, -side)
             fmt = formats.get(hint.format)
             fits = bool(np.array_equal(fmt.decode(fmt.encode(scaled, "zero")), scaled))
         if not fits:

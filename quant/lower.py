@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden import formats, mac
 from opennpe.golden import layers as L
+from opennpe.golden.errors import AccumulatorError
 from opennpe.golden.network import Network, Tensor
 from opennpe.golden.rounding import check_terms
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.quant import scales, stated
-from opennpe.quant.graph import Graph
+from opennpe.quant.graph import Graph, Hint
 from opennpe.quant.grouping import Grouping, moves
 from opennpe.quant.policy import MODEL, Policy
 
@@ -126,7 +128,8 @@ class _Lowering:
             codes = formats.get(SLOPE_FORMAT).encode(layer.slope, "zero")
             return replace(layer, slope=codes)
         if isinstance(layer, L.Normalise) and layer.gamma is not None:
-            return _normalise(layer)
+            hint = self.graph.weight_hints.get(layer.name) if weights == MODEL else None
+            return _normalise(layer, hint)
         if isinstance(layer, L.Rotary):
             fmt = formats.get(layer.weight_format)
             return replace(
@@ -140,11 +143,13 @@ class _Lowering:
         name = wanted
         if wanted == MODEL:
             name = self.policy.fallback if hint is None else hint.format
+        source = self.tensors[layer.inputs[0]]
         if wanted == MODEL and hint and hint.exact and np.size(hint.scale) in (1, count):
             chosen = np.broadcast_to(np.ravel(hint.scale), (count,)).astype(np.int64)
+            with suppress(AccumulatorError):
+                return weigh(layer, source, name, chosen)
         else:
             chosen = scales.channels(name, layer.weights, self.method, self.policy.percentile)
-        source = self.tensors[layer.inputs[0]]
         return weigh(layer, source, name, room_for_bias(layer, source, name, chosen))
 
 
@@ -165,10 +170,14 @@ def weigh(
     return replace(layer, weights=codes, weight_format=name, weight_scale=exponents)
 
 
-def _normalise(layer: L.Normalise) -> L.Normalise:
-    """Gamma in posit16 at the scale that fits it best; beta as the accumulator's offset."""
+def _normalise(layer: L.Normalise, hint: Hint | None) -> L.Normalise:
+    """Gamma in posit16 at the stated scale, or the one that fits it best; beta as the
+    accumulator's offset."""
     assert layer.gamma is not None
-    scale = scales.tensor_scale(layer.weight_format, layer.gamma, "mse")
+    if hint is not None and hint.exact and hint.format == layer.weight_format:
+        scale = int(hint.scale)
+    else:
+        scale = scales.tensor_scale(layer.weight_format, layer.gamma, "mse")
     codes = formats.get(layer.weight_format).encode(np.ldexp(layer.gamma, -scale), "zero")
     beta = None if layer.beta is None else np.array(layer.beta, dtype=np.float64)
     return replace(layer, gamma=codes, weight_scale=scale, beta=beta)

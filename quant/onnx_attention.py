@@ -26,14 +26,14 @@ def _normalise(w: Writer, layer: L.Normalise, x: list[str], out: str) -> None:
     known = layer.epsilon in (EPSILON, float(np.float32(layer.epsilon)))
     stated: dict[str, Any] = {} if layer.epsilon == EPSILON else {"epsilon": layer.epsilon}
     if layer.kind == "rms" and gamma is not None and known:
-        inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
+        inputs = [x[0], _gamma(w, layer)]
         last = out if beta is None else None
         rows = w.node("RMSNormalization", inputs, last, layer.name, axis=-1, **stated)
         if beta is not None:
             w.node("Add", [rows, w.real(beta, f"{layer.name}.beta")], out)
         return
     if layer.kind == "layer" and gamma is not None and known:
-        inputs = [x[0], w.real(gamma, f"{layer.name}.gamma")]
+        inputs = [x[0], _gamma(w, layer)]
         inputs += [] if beta is None else [w.real(beta, f"{layer.name}.beta")]
         w.node("LayerNormalization", inputs, out, layer.name, axis=-1, **stated)
         return
@@ -51,6 +51,15 @@ def _normalise(w: Writer, layer: L.Normalise, x: list[str], out: str) -> None:
         rows = w.node("Mul", [rows, held], out if beta is None else None)
     if beta is not None:
         w.node("Add", [rows, w.real(beta, f"{layer.name}.beta")], out)
+
+
+def _gamma(w: Writer, layer: L.Normalise) -> str:
+    base = f"{layer.name}.gamma"
+    held = w.real(layer.gamma, base)
+    hint = w.graph.weight_hints.get(layer.name)
+    if hint is None or not hint.exact:
+        return held
+    return w.quantise(held, w.value(f"{base}/quantised"), w.node_name(f"{base}/quantise"), hint)
 
 
 def _stream_softmax(w: Writer, layer: L.StreamSoftmax, x: list[str], out: str) -> None:
