@@ -90,7 +90,17 @@ class Builder:
         values = self.finite(self.constants[name], f"constant '{name}'")
         self.operands[name] = values
         self.shapes[name] = values.shape
+        hint = self.constant_hint(name)
+        if hint is not None:
+            self.hints[name] = hint
         return name
+
+    def constant_hint(self, name: str) -> Hint | None:
+        """What the model says of a constant that is in one format at one scale, or None."""
+        hint = self.constant_hints.get(name)
+        if hint is None or np.size(hint.scale) != 1:
+            return None
+        return dataclasses.replace(hint, scale=int(np.ravel(hint.scale)[0]))
 
     def new_operand(self, base: str, values: Array) -> str:
         """A constant tensor of our own."""
@@ -189,7 +199,15 @@ class Builder:
         pairs = tuple((key, float(value)) for key, value in params.items())
         return self.put(L.Activate, node, [x], out, kind=kind, params=pairs)
 
-    def affine(self, node: Node, x: str, scale: Any, offset: Any, out: str | None = None) -> str:
+    def affine(
+        self,
+        node: Node,
+        x: str,
+        scale: Any,
+        offset: Any,
+        out: str | None = None,
+        hint: Hint | None = None,
+    ) -> str:
         return self.put(
             Affine,
             node,
@@ -197,6 +215,7 @@ class Builder:
             out,
             scale=np.asarray(scale, dtype=np.float64),
             offset=np.asarray(offset, dtype=np.float64),
+            hint=hint,
         )
 
     def add(self, node: Node, a: str, b: str, signs: Any = (1, 1), out: str | None = None) -> str:

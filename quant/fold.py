@@ -233,7 +233,8 @@ def _join_affines(state: _State, layer: Any) -> bool:
     if first is None:
         return False
     offset = first.offset * layer.scale + layer.offset
-    joined = replace(layer, inputs=first.inputs, scale=first.scale * layer.scale, offset=offset)
+    scale = first.scale * layer.scale
+    joined = replace(layer, inputs=first.inputs, scale=scale, offset=offset, hint=None)
     state.swap([first, layer], [joined])
     return True
 
@@ -330,14 +331,21 @@ def _plain(state: _State, layer: Affine) -> list[Any]:
     if scales:
         out = builder.fresh(layer.output) if moves else layer.output
         builder.shapes[out] = shape
-        factor = builder.new_operand(layer.name, layer.scale)
+        factor = _operand(builder, layer, layer.scale)
         result.append(L.Mul(name=layer.name, inputs=(source, factor), output=out))
         source = out
     if moves:
         name = builder.layer_name(layer.name) if scales else layer.name
-        offset = builder.new_operand(layer.name, layer.offset)
+        offset = _operand(builder, layer, layer.offset)
         result.append(L.Add(name=name, inputs=(source, offset), output=layer.output))
     return result
+
+
+def _operand(builder: Builder, layer: Affine, values: Array) -> str:
+    name = builder.new_operand(layer.name, values)
+    if layer.hint is not None:
+        builder.hints[name] = layer.hint
+    return name
 
 
 # -- padding and clips -------------------------------------------------------------------------
@@ -364,7 +372,7 @@ def _pad_into_window(state: _State, layer: Any) -> bool:
 def _clip_into_producer(state: _State, layer: Any) -> bool:
     """A relu or clip is applied by the layer before it, exactly, before the one rounding."""
     bounds = _bounds(layer)
-    if bounds is None:
+    if bounds is None or _rounds_again(state, layer):
         return False
     if bounds == (-math.inf, math.inf):
         state.swap([layer], [_identity(state, layer)])
@@ -374,7 +382,8 @@ def _clip_into_producer(state: _State, layer: Any) -> bool:
     if producer is None:
         first = state.private(layer.inputs[0], L.Activate)
         inner = None if first is None else _bounds(first)
-        if inner is None:
+        # Joined to a clip that stands alone, nothing would be left that has the stated format.
+        if inner is None or layer.inputs[0] in state.builder.hints:
             return False
         params = tuple(zip(("min", "max"), _composed(inner, bounds), strict=True))
         new = replace(layer, inputs=first.inputs, kind="clip", params=params)
@@ -383,6 +392,13 @@ def _clip_into_producer(state: _State, layer: Any) -> bool:
     clip = bounds if producer.clip is None else _composed(producer.clip, bounds)
     state.swap([producer, layer], [replace(producer, output=layer.output, clip=clip)])
     return True
+
+
+def _rounds_again(state: _State, layer: Any) -> bool:
+    """Whether a quantisation follows another that differs: then the values are rounded twice."""
+    hints = state.builder.hints
+    before, after = hints.get(layer.inputs[0]), hints.get(layer.output)
+    return before is not None and after is not None and before != after
 
 
 def _composed(first: L.Clip, then: L.Clip) -> L.Clip:

@@ -138,10 +138,16 @@ def stream(state: State, layer: Any) -> bool:
 
 def _weighs(state: State, name: str) -> bool:
     return any(
-        isinstance(item, L.MatMul) or (isinstance(item, MOVES) and _weighs(state, item.output))
+        isinstance(item, L.MatMul) or (_passes(state, item) and _weighs(state, item.output))
         for item in state.layers
         if name in item.inputs
     )
+
+
+def _passes(state: State, layer: Any) -> bool:
+    """Whether a layer only moves values, or only says in which format they are."""
+    quantises = isinstance(layer, L.Activate) and layer.output in state.builder.hints
+    return isinstance(layer, MOVES) or (quantises and layer.kind == "clip")
 
 
 # -- normalisation -----------------------------------------------------------------------------
@@ -225,6 +231,8 @@ def affine_into_norm(state: State, layer: Any) -> bool:
     gamma = scale if first.gamma is None else first.gamma * scale
     beta = offset if first.beta is None else first.beta * scale + offset
     beta = beta if np.any(beta) else None
+    if np.any(scale != 1.0):
+        state.builder.weight_hints.pop(first.name, None)
     state.swap([first, layer], [replace(first, output=layer.output, gamma=gamma, beta=beta)])
     return True
 

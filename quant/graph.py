@@ -81,10 +81,14 @@ class Hint:
 
 @dataclass(frozen=True, eq=False)
 class Affine(L.LayerBase):
-    """``x * scale + offset``, broadcast against x without enlarging it; folded away on import."""
+    """``x * scale + offset``, broadcast against x without enlarging it; folded away on import.
+
+    ``hint`` is what the model says of the one constant that this is, and None once joined.
+    """
 
     scale: NDArray[np.float64]
     offset: NDArray[np.float64]
+    hint: Hint | None = None
 
 
 def conv(
@@ -140,7 +144,7 @@ class Graph:
         layers: golden layers with real weights, in execution order.
         shapes: every tensor's full shape; a symbolic batch is 1.
         constants: float64 constants by name.
-        hints: formats and scales the model states for activations, by tensor.
+        hints: formats and scales the model states for activations and constants, by tensor.
         weight_hints: the same for weights, by layer name.
         indices: tensors and constants that are row numbers or masks.
         name: the model's file name.

@@ -47,6 +47,7 @@ class Grouping:
         names = [name for name in every if name not in graph.indices]
         self.parent = {name: name for name in names}
         self.from_model: set[str] = set()
+        self.writers = {layer.output: layer for layer in graph.layers}
         self.formats = self._choose_formats(names)
         self.parent = {name: name for name in names}
         self.values = {name: self._magnitudes([name]) for name in names}
@@ -113,14 +114,25 @@ class Grouping:
     def _resolve(self, name: str, wanted: str) -> str:
         if wanted != MODEL:
             return wanted
-        hint = next(
-            (self.graph.hints[n] for n in self.members(self.root(name)) if n in self.graph.hints),
-            None,
-        )
+        members = (self._origin(name), *self.members(self.root(name)))
+        hint = next((self.graph.hints[n] for n in members if n in self.graph.hints), None)
         if hint is None:
             return self.policy.fallback
         self.from_model.add(name)
         return str(hint.format)
+
+    def _origin(self, name: str) -> str:
+        """Where a tensor's values were first put in the format the model says: itself, or the
+        tensor it was moved from."""
+        while name not in self.graph.hints:
+            layer = self.writers.get(name)
+            if layer is None or not moves(layer) or isinstance(layer, L.Concat):
+                break
+            read = self._tensors(layer)
+            if not read:
+                break
+            name = read[0]
+        return name
 
     # -- scales ------------------------------------------------------------------------------
     def _magnitudes(self, names: Iterable[str]) -> NDArray[np.float64]:
@@ -148,7 +160,9 @@ class Grouping:
 
     def _try_join(self, a: str, b: str) -> None:
         if a in self.parent and b in self.parent and self.formats[a] == self.formats[b]:
-            self._join(a, b)
+            hints = [self._hint(self.root(n)) for n in (a, b)]
+            if None in hints or hints[0] == hints[1]:
+                self._join(a, b)
 
     def _link_cheap(self) -> None:
         """Concat and relu-like layers share a scale where nobody loses by it."""
@@ -165,10 +179,12 @@ class Grouping:
                     self._join(name, layer.output)
 
     def _cheap(self, a: str, b: str) -> bool:
-        if a == b or not self.values[a].size or not self.values[b].size:
+        if a == b:
             return True
         if self._hint(a) is not None or self._hint(b) is not None:
             return bool(self._hint(a) == self._hint(b))
+        if not self.values[a].size or not self.values[b].size:
+            return True
         fmt = formats.get(self.formats[a])
         (_, error_a), (_, error_b) = self._best(a), self._best(b)
         joined = np.concatenate([self.values[a], self.values[b]])

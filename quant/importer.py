@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from opennpe.golden import formats
 from opennpe.golden import layers as L
 from opennpe.golden.errors import ModelError
 from opennpe.quant import (
@@ -18,6 +20,7 @@ from opennpe.quant import (
     onnx_reader,
     ops_attention,
     ops_elementwise,
+    ops_formats,
     ops_linear,
     ops_quant,
     ops_resize,
@@ -34,6 +37,7 @@ from opennpe.quant.graph import (
     printable,
 )
 from opennpe.quant.onnx_reader import Model, Node
+from opennpe.quant.quant_nodes import OWN_DOMAIN
 
 __all__ = ["OPERATORS", "load_onnx"]
 
@@ -46,6 +50,7 @@ OPERATORS: dict[str, Translator] = {
     **ops_spatial.OPERATORS,
     **ops_resize.OPERATORS,
     **ops_quant.OPERATORS,
+    **ops_formats.OPERATORS,
     **ops_attention.OPERATORS,
     **masked_logits.OPERATORS,
 }
@@ -55,6 +60,15 @@ QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brev
 MICROSOFT = ("Gelu", "FastGelu", "QuickGelu", "SimplifiedLayerNormalization")
 """Operators of onnxruntime's own domain."""
 NO_INPUT = ("Constant", "Shape", "Size")
+STATED = {
+    "Quant": ops_quant.fold_quant,
+    "IntQuant": ops_quant.fold_quant,
+    "FloatQuant": ops_formats.fold_format,
+    "PositQuant": ops_formats.fold_format,
+}
+"""Nodes that round a constant to a format, and what computes them."""
+MOVED = ("Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Expand")
+"""Nodes after which a constant still is in its format."""
 
 
 def load_onnx(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
@@ -125,7 +139,9 @@ def _translate(builder: Builder, model: Model) -> None:
 
 def _refusal(node: Node) -> str | None:
     """Why a node is refused whatever its inputs, or None."""
-    if node.domain in QONNX_DOMAINS and node.op in ("Quant", "IntQuant"):
+    if node.domain in QONNX_DOMAINS and node.op in ("Quant", "IntQuant", "FloatQuant"):
+        return None
+    if node.domain == OWN_DOMAIN and node.op == "PositQuant":
         return None
     if node.domain and not (node.domain == "com.microsoft" and node.op in MICROSOFT):
         return f"operator of the domain '{node.domain}'"
@@ -181,8 +197,8 @@ def _one(builder: Builder, model: Model, node: Node) -> None:
 
 
 def _fold(builder: Builder, model: Model, node: Node, given: list[Array | None]) -> None:
-    if node.op in ("Quant", "IntQuant"):
-        value, hint = ops_quant.fold_quant(node, given)
+    if node.op in STATED:
+        value, hint = STATED[node.op](node, given)
         builder.constants[node.outputs[0]] = value
         builder.constant_hints[node.outputs[0]] = hint
         return
@@ -191,6 +207,9 @@ def _fold(builder: Builder, model: Model, node: Node, given: list[Array | None])
         return
     if node.op not in fold_constants.FOLDABLE:
         raise Unsupported("all its inputs are constant: fold it before export")
+    if node.op == "Cast" and _stays_wide(node, given):
+        builder.constants[node.outputs[0]] = builder.constants[node.inputs[0]]
+        return
     if node.op in ("QuantizeLinear", "DequantizeLinear"):
         results = [ops_quant.fold_linear(node, given)]
     else:
@@ -201,10 +220,16 @@ def _fold(builder: Builder, model: Model, node: Node, given: list[Array | None])
         hint_or_none = ops_quant.hint_constant(node, given)
         if hint_or_none is not None:
             builder.constant_hints[node.outputs[0]] = hint_or_none
-    elif node.op in ("Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze"):
+    elif node.op in MOVED:
         hint_or_none = builder.constant_hints.get(node.inputs[0])
         if hint_or_none is not None:
             builder.constant_hints[node.outputs[0]] = hint_or_none
+
+
+def _stays_wide(node: Node, given: list[Array | None]) -> bool:
+    """Whether a cast takes float64 to float32: as on tensors, the numbers stay what they are."""
+    kept = node.attributes.get("to") == onnx.TensorProto.FLOAT
+    return kept and given[0] is not None and given[0].dtype == np.float64
 
 
 def _constant_value(node: Node) -> Array:
@@ -236,6 +261,7 @@ def _finish(builder: Builder, model: Model) -> Graph:
             raise ModelError(f"'{name}': the output '{output}' does not depend on any input")
         outputs.append(_own_tensor(builder, model, output, outputs))
     layers, constants = fold.optimise(builder.layers, tuple(outputs), builder)
+    _check_weight_hints(builder, layers)
     used = {n for layer in layers for n in (*layer.inputs, layer.output)}
     shapes = {n: builder.shapes[n] for n in {*used, *model.inputs, *outputs}}
     return Graph(
@@ -249,6 +275,23 @@ def _finish(builder: Builder, model: Model) -> Graph:
         indices=frozenset(n for n in builder.indices if n in shapes),
         name=name,
     )
+
+
+def _check_weight_hints(builder: Builder, layers: list[Any]) -> None:
+    """A format with its scales stays exact only where it holds all of a layer's weights."""
+    for layer in layers:
+        hint = builder.weight_hints.get(layer.name)
+        values = getattr(layer, "gamma" if isinstance(layer, L.Normalise) else "weights", None)
+        if hint is None or not hint.exact or values is None:
+            continue
+        fits = np.size(hint.scale) in (1, len(values))
+        if fits:
+            side = np.ravel(hint.scale).reshape(-1, *(1,) * (values.ndim - 1))
+            scaled = np.ldexp(values, -side)
+            fmt = formats.get(hint.format)
+            fits = bool(np.array_equal(fmt.decode(fmt.encode(scaled, "zero")), scaled))
+        if not fits:
+            builder.weight_hints[layer.name] = replace(hint, exact=False)
 
 
 def _own_tensor(builder: Builder, model: Model, output: str, taken: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from opennpe.golden import formats, mac
 from opennpe.golden import layers as L
+from opennpe.golden.errors import AccumulatorError
 from opennpe.golden.network import Network, Tensor
 from opennpe.golden.rounding import check_terms
 from opennpe.golden.spec import CoprocessorSpec
-from opennpe.quant import scales
-from opennpe.quant.graph import Graph
+from opennpe.quant import scales, stated
+from opennpe.quant.graph import Graph, Hint
 from opennpe.quant.grouping import Grouping, moves
 from opennpe.quant.policy import MODEL, Policy
 
@@ -39,7 +41,7 @@ def lower(graph: Graph, samples: Samples, policy: Policy, method: str) -> Networ
     Raises:
         AccumulatorError: a layer sums more terms than the accumulator holds.
     """
-    return _Lowering(graph, samples, policy, method).network()
+    return _Lowering(stated.settle(graph, policy), samples, policy, method).network()
 
 
 class _Lowering:
@@ -60,8 +62,9 @@ class _Lowering:
         for layer in self.graph.layers:
             choice = self.policy.choice(layer.name, type(layer).__name__)
             wanted = None if moves(layer) else choice.inputs
-            weights = self.policy.fallback if choice.weights == MODEL else choice.weights
-            inputs = tuple(self._input(layer, name, wanted, weights) for name in layer.inputs)
+            inputs = tuple(
+                self._input(layer, name, wanted, choice.weights) for name in layer.inputs
+            )
             self.layers.append(self._layer(replace(layer, inputs=inputs), choice.weights))
         return Network(
             inputs=self.graph.inputs,
@@ -98,6 +101,9 @@ class _Lowering:
 
     def _constant(self, name: str, fmt: str, out: Tensor) -> str:
         values = self.graph.constants[name]
+        hint = self.graph.hints.get(name) if fmt == MODEL else None
+        if fmt == MODEL:
+            fmt = self.policy.fallback if hint is None else hint.format
         # A table of embeddings in its output's format takes its scale too: one rounding, not two.
         table = values.size > SEARCHED and fmt == out.format
         own = f"{name}@{fmt}"
@@ -106,6 +112,7 @@ class _Lowering:
             step = -(-values.size // SEARCHED)
             seen = values.ravel()[::step] if step > 1 else values
             scale = out.scale if table else scales.tensor_scale(fmt, seen, "mse")
+            scale = hint.scale if hint is not None and hint.exact else scale
             self.tensors[own] = Tensor(own, values.shape, fmt, scale)
             self.constants[own] = self.tensors[own].encode(values, "zero")
         return own
@@ -121,7 +128,8 @@ class _Lowering:
             codes = formats.get(SLOPE_FORMAT).encode(layer.slope, "zero")
             return replace(layer, slope=codes)
         if isinstance(layer, L.Normalise) and layer.gamma is not None:
-            return _normalise(layer)
+            hint = self.graph.weight_hints.get(layer.name) if weights == MODEL else None
+            return _normalise(layer, hint)
         if isinstance(layer, L.Rotary):
             fmt = formats.get(layer.weight_format)
             return replace(
@@ -135,11 +143,13 @@ class _Lowering:
         name = wanted
         if wanted == MODEL:
             name = self.policy.fallback if hint is None else hint.format
+        source = self.tensors[layer.inputs[0]]
         if wanted == MODEL and hint and hint.exact and np.size(hint.scale) in (1, count):
             chosen = np.broadcast_to(np.ravel(hint.scale), (count,)).astype(np.int64)
+            with suppress(AccumulatorError):
+                return weigh(layer, source, name, chosen)
         else:
             chosen = scales.channels(name, layer.weights, self.method, self.policy.percentile)
-        source = self.tensors[layer.inputs[0]]
         return weigh(layer, source, name, room_for_bias(layer, source, name, chosen))
 
 
@@ -160,10 +170,14 @@ def weigh(
     return replace(layer, weights=codes, weight_format=name, weight_scale=exponents)
 
 
-def _normalise(layer: L.Normalise) -> L.Normalise:
-    """Gamma in posit16 at the scale that fits it best; beta as the accumulator's offset."""
+def _normalise(layer: L.Normalise, hint: Hint | None) -> L.Normalise:
+    """Gamma in posit16 at the stated scale, or the one that fits it best; beta as the
+    accumulator's offset."""
     assert layer.gamma is not None
-    scale = scales.tensor_scale(layer.weight_format, layer.gamma, "mse")
+    if hint is not None and hint.exact and hint.format == layer.weight_format:
+        scale = int(hint.scale)
+    else:
+        scale = scales.tensor_scale(layer.weight_format, layer.gamma, "mse")
     codes = formats.get(layer.weight_format).encode(np.ldexp(layer.gamma, -scale), "zero")
     beta = None if layer.beta is None else np.array(layer.beta, dtype=np.float64)
     return replace(layer, gamma=codes, weight_scale=scale, beta=beta)

@@ -83,6 +83,8 @@ def translate(b: Builder, node: Node, domains: Mapping[str, int]) -> bool:
         return False
     if flagged == [node.inputs[0]] and _moved(b, node, domains):
         return True
+    if node.op == "Where" and all(n in b.constant_hints for n in node.inputs[1:]):
+        return False
     if node.op in ELEMENTWISE and _computed(b, node, domains):
         return True
     if node.op in ("Add", "Where", "Softmax"):

@@ -41,6 +41,9 @@ def _normalisation(b: Builder, node: Node, kind: str) -> None:
         "gamma": row,
         "beta": move,
     }
+    hint = b.constant_hint(node.inputs[1])
+    if hint is not None and gamma.size == width:
+        b.weight_hints[node.name] = hint
     if axis == len(shape) - 1:
         b.put(L.Normalise, node, [x], out, **fields)
         return

@@ -33,23 +33,33 @@ def _sum(b: Builder, node: Node, sign: int = 1) -> None:
         return
     first, second = node.inputs
     out = node.outputs[0]
-    if b.is_constant(second) and _fits(b, first, second):
+    if sign == 1 and any(_stays(b, n, 0.0) for n in node.inputs):
+        b.add(node, b.operand(first), b.operand(second), out=out)
+    elif b.is_constant(second) and _fits(b, first, second):
         values = b.finite(b.constants[second], f"constant '{second}'")
-        b.affine(node, b.tensor(first), 1.0, sign * values, out)
+        hint = b.constant_hint(second) if sign == 1 else None
+        b.affine(node, b.tensor(first), 1.0, sign * values, out, hint)
     elif b.is_constant(first) and _fits(b, second, first):
         values = b.finite(b.constants[first], f"constant '{first}'")
-        b.affine(node, b.tensor(second), float(sign), values, out)
+        hint = b.constant_hint(first) if sign == 1 else None
+        b.affine(node, b.tensor(second), float(sign), values, out, hint)
     else:
         b.add(node, b.operand(first), b.operand(second), (1, sign), out)
+
+
+def _stays(b: Builder, name: str, neutral: float) -> bool:
+    """Whether a constant does nothing only because the model rounded it: its layer stays."""
+    return b.constant_hint(name) is not None and bool(np.all(b.constants[name] == neutral))
 
 
 def _product(b: Builder, node: Node) -> None:
     _check_broadcast(b, node)
     first, second = node.inputs
     for x, constant in ((first, second), (second, first)):
-        if b.is_constant(constant) and _fits(b, x, constant):
+        if b.is_constant(constant) and not _stays(b, constant, 1.0) and _fits(b, x, constant):
             values = b.finite(b.constants[constant], f"constant '{constant}'")
-            b.affine(node, b.tensor(x), values, 0.0, node.outputs[0])
+            hint = b.constant_hint(constant)
+            b.affine(node, b.tensor(x), values, 0.0, node.outputs[0], hint)
             return
     b.mul(node, b.operand(first), b.operand(second), node.outputs[0])
 

@@ -18,10 +18,20 @@ from opennpe.quant.builder import Builder
 from opennpe.quant.graph import Array, Hint, Unsupported
 from opennpe.quant.onnx_reader import Node
 
-__all__ = ["OPERATORS", "fold_linear", "fold_quant", "hint_constant"]
+__all__ = [
+    "OPERATORS",
+    "fold_linear",
+    "fold_quant",
+    "hint_constant",
+    "power_of_two",
+    "saturate",
+    "scalar",
+]
 
 TYPES = {2: ("int8", 0, 255), 3: ("int8", -128, 127), 21: ("int4", 0, 15), 22: ("int4", -8, 7)}
 """ONNX integer types: the format that stands for them, smallest and largest code."""
+LARGEST_EXPONENT = 126
+"""Scales beyond ``2**126`` either way are no float32's."""
 
 
 def power_of_two(scale: Any) -> tuple[Any, bool]:
@@ -31,7 +41,12 @@ def power_of_two(scale: Any) -> tuple[Any, bool]:
     return exponents, exact
 
 
-def _scalar(b: Builder, node: Node, index: int, what: str, default: Any = None) -> float:
+def scalar(b: Builder, node: Node, index: int, what: str, default: Any = None) -> float:
+    """The one number in input ``index``.
+
+    Raises:
+        Unsupported: it is computed at run time, or is no single finite number.
+    """
     values = b.constant(node, index, what, default)
     array = np.asarray(values, dtype=np.float64)
     if array.size != 1 or not np.isfinite(array).all():
@@ -39,11 +54,19 @@ def _scalar(b: Builder, node: Node, index: int, what: str, default: Any = None) 
     return float(array.ravel()[0])
 
 
-def _saturate(
+def saturate(
     b: Builder, node: Node, scale: float, zero: float, low: float, high: float, fmt: str
 ) -> None:
+    """A clip at the codes ``low`` and ``high``, and the format with its scale as a hint.
+
+    Raises:
+        ModelError: a scale that is not positive.
+        Unsupported: a scale beyond float32's range.
+    """
     if scale <= 0:
         raise ModelError(f"node '{node.name}': a scale of {scale}, expected more than 0")
+    if abs(np.log2(scale)) > LARGEST_EXPONENT:
+        raise Unsupported(f"a scale of {scale:g}")
     out = node.outputs[0]
     b.activate(
         node,
@@ -58,8 +81,8 @@ def _saturate(
 
 
 def _quantize(b: Builder, node: Node) -> None:
-    scale = _scalar(b, node, 1, "the scale")
-    zero = _scalar(b, node, 2, "the zero point", 0.0)
+    scale = scalar(b, node, 1, "the scale")
+    zero = scalar(b, node, 2, "the zero point", 0.0)
     point = b.constant(node, 2, "the zero point")
     code = int(node.attributes.get("output_dtype", 0))
     if point is not None:
@@ -69,7 +92,7 @@ def _quantize(b: Builder, node: Node) -> None:
     if code not in TYPES:
         raise Unsupported(f"quantisation to {point.dtype if point is not None else code}")
     fmt, low, high = TYPES[code]
-    _saturate(b, node, scale, zero, low, high, fmt)
+    saturate(b, node, scale, zero, low, high, fmt)
     b.quantised[node.outputs[0]] = (scale, zero)
 
 
@@ -77,7 +100,7 @@ def _dequantize(b: Builder, node: Node) -> None:
     stated = b.quantised.get(node.inputs[0])
     if stated is None:
         raise Unsupported("it does not follow a QuantizeLinear: integer tensors are not modelled")
-    scale, zero = (_scalar(b, node, i, w, 0.0) for i, w in ((1, "the scale"), (2, "the zero")))
+    scale, zero = (scalar(b, node, i, w, 0.0) for i, w in ((1, "the scale"), (2, "the zero")))
     if (scale, zero) != stated:
         raise Unsupported("its scale or zero point differs from its QuantizeLinear's")
     b.same(node.outputs[0], node.inputs[0])
@@ -85,13 +108,13 @@ def _dequantize(b: Builder, node: Node) -> None:
 
 def _quant(b: Builder, node: Node) -> None:
     """QONNX Quant(x, scale, zero point, bit width)."""
-    scale = _scalar(b, node, 1, "the scale")
-    zero = _scalar(b, node, 2, "the zero point", 0.0)
-    bits = _scalar(b, node, 3, "the bit width")
+    scale = scalar(b, node, 1, "the scale")
+    zero = scalar(b, node, 2, "the zero point", 0.0)
+    bits = scalar(b, node, 3, "the bit width")
     low, high = _range(node, bits)
     if bits > 8:
         raise Unsupported(f"{bits:g} bits: formats go to 8")
-    _saturate(b, node, scale, zero, low, high, "int4" if bits <= 4 else "int8")
+    saturate(b, node, scale, zero, low, high, "int4" if bits <= 4 else "int8")
 
 
 def _range(node: Node, bits: float) -> tuple[float, float]:
