@@ -240,7 +240,7 @@ def _npz(path: Path) -> Any:
 
 def _mat(path: Path) -> Any:
     try:
-        from scipy.io import loadmat
+        from scipy.io import loadmat  # type: ignore[import-untyped]
     except ImportError:
         raise DataError(f"'{path}': pip install scipy to read .mat, or save it as .npz") from None
     try:

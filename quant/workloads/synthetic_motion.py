@@ -85,7 +85,7 @@ def drive(frames: int, rng: np.random.Generator) -> Drive:
     mean = rng.uniform(6.0, 10.0)
     waves = {name: Wave.draw(band, rng) for name, band in BANDS.items()}
     step = SECONDS / RATE
-    times = np.arange(RATE * (frames - 1) + 1) * step
+    times: Reals = np.arange(RATE * (frames - 1) + 1, dtype=np.float64) * step
     w = {name: [wave.at(times, k) for k in range(3)] for name, wave in waves.items()}
     heading = w["heading"][0]
     speed, gain = mean * (1 + w["speed"][0]), mean * w["speed"][1]
@@ -110,7 +110,7 @@ def drive(frames: int, rng: np.random.Generator) -> Drive:
 
 def _places(mean: float, speed: Wave, heading: Wave, count: int, step: float) -> Reals:
     """Positions on the ground (count, 2): Simpson's rule over FINE pieces a step."""
-    times = np.arange((count - 1) * FINE + 1) * (step / FINE)
+    times: Reals = np.arange((count - 1) * FINE + 1, dtype=np.float64) * (step / FINE)
     along = mean * (1 + speed.at(times))
     velocity = along[:, None] * np.stack((np.cos(heading.at(times)), np.sin(heading.at(times))), 1)
     weights = np.ones(FINE + 1)

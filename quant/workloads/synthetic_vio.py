@@ -20,6 +20,8 @@ __all__ = ["SEEDS", "Noise", "Size", "record", "recordings"]
 
 SEEDS: dict[Split, int] = {"train": 1_000, "validation": 2_000, "test": 3_000}
 """The first drive's seed; the next ones follow, so that splits share none below 1,000 drives."""
+TEXTURES = 16
+"""More than the textures of a drive, each with a seed of its own."""
 MAX_PIXELS = 1 << 31
 """Largest split in bytes that is kept in memory."""
 
@@ -30,26 +32,31 @@ class Size:
 
     Attributes:
         height, width: pixels of a frame.
-        frames: frames a drive.
-        drives: drives by split.
+        frames: frames a drive of validation and test.
+        train_frames: frames a drive of training: short ones, because a network learns to know a
+            place, and with it the speed it was driven at, before it learns to see speed.
+        train, validation, test: drives by split.
     """
 
     height: int = 64
     width: int = 128
     frames: int = 201
-    train: int = 24
+    train_frames: int = 17
+    train: int = 400
     validation: int = 4
     test: int = 8
 
     def __post_init__(self) -> None:
-        low = {"height": 8, "width": 8, "frames": 2, "train": 1, "validation": 1, "test": 1}
-        for name, least in low.items():
+        least_of = {"height": 8, "width": 8, "frames": 2, "train_frames": 2}
+        for name in self.__dataclass_fields__:
+            least = least_of.get(name, 1)
             if not least <= getattr(self, name) < 1 << 16:
                 raise DataError(f"{name} = {getattr(self, name)}, expected {least} to {1 << 16}")
         most = max(self.train, self.validation, self.test)
-        if most > 1_000 or most * self.frames * self.height * self.width > MAX_PIXELS:
+        frames = max(self.frames, self.train_frames)
+        if most > 1_000 or most * frames * self.height * self.width > MAX_PIXELS:
             raise DataError(
-                f"{most} drives of {self.frames} frames of {self.height} x {self.width}: expected "
+                f"{most} drives of {frames} frames of {self.height} x {self.width}: expected "
                 f"at most 1,000 drives and {MAX_PIXELS:,} pixels a split"
             )
 
@@ -71,20 +78,19 @@ class Noise:
     rate_bias: float = 0.001
 
 
-def record(name: str, seed: int, size: Size, noise: Noise) -> Recording:
+def record(name: str, seed: int, frames: int, camera: scene.Camera, noise: Noise) -> Recording:
     """One drive from its seed; frames (N, 1, H, W)."""
     rng = np.random.default_rng(seed)
-    course = drive(size.frames, rng)
+    course = drive(frames, rng)
     posts = scene.plant(course.centres, rng)
-    camera = scene.Camera(size.height, size.width)
-    pictures = scene.render(course.centres, course.axes, posts, camera, seed)
+    pictures = scene.render(course.centres, course.axes, posts, camera, TEXTURES * seed)
     pictures += rng.normal(0, noise.pixel, pictures.shape).astype(np.float32)
-    frames: NDArray[np.uint8] = np.rint(np.clip(pictures, 0, 1) * 255).astype(np.uint8)[:, None]
+    grey: NDArray[np.uint8] = np.rint(np.clip(pictures, 0, 1) * 255).astype(np.uint8)[:, None]
     spread = np.repeat([noise.force, noise.rate], 3)
     bias = np.repeat([noise.force_bias, noise.rate_bias], 3)
     felt = course.inertial + rng.normal(0, 1, 6) * bias
     felt += rng.normal(0, 1, felt.shape) * spread
-    return Recording(name, frames, course.poses, felt, RATE)
+    return Recording(name, grey, course.poses, felt, RATE)
 
 
 @lru_cache(maxsize=8)
@@ -99,7 +105,9 @@ def recordings(
     if split not in SEEDS:
         raise DataError(f"no split '{split}': expected {', '.join(SEEDS)}")
     size, noise = size or Size(), noise or Noise()
+    frames = size.train_frames if split == "train" else size.frames
+    camera = scene.Camera(size.height, size.width)
     return tuple(
-        record(f"{split} drive {i}", SEEDS[split] + i, size, noise)
+        record(f"{split} drive {i}", SEEDS[split] + i, frames, camera, noise)
         for i in range(getattr(size, split))
     )

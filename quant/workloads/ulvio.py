@@ -50,8 +50,8 @@ class Widths:
     hidden: int
 
     def __post_init__(self) -> None:
-        numbers = (self.height, self.width, self.colours, *self.visual, *self.inertial)
-        numbers += (self.window, self.inertial_features, self.hidden)
+        sides = (self.height, self.width, self.colours, self.window)
+        numbers = [*sides, *self.visual, *self.inertial, self.inertial_features, self.hidden]
         if len(self.visual) != 8 or len(self.inertial) != 3:
             raise ModelError(
                 f"{len(self.visual)} image and {len(self.inertial)} inertial convolutions: "
@@ -98,7 +98,7 @@ STAGES = (
 """Name, kernel and stride of the image convolutions."""
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(nn.Module):  # type: ignore[misc]
     """A convolution without bias, batch normalisation, a leaky rectifier."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
@@ -111,7 +111,7 @@ class ConvNorm(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
-class InertialConv(nn.Module):
+class InertialConv(nn.Module):  # type: ignore[misc]
     """A convolution along time with bias, batch normalisation, a leaky rectifier."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -124,7 +124,7 @@ class InertialConv(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
-class VisualEncoder(nn.Module):
+class VisualEncoder(nn.Module):  # type: ignore[misc]
     """Image pairs (n, 2 C, H, W) to features (n, visual[-1])."""
 
     def __init__(self, widths: Widths) -> None:
@@ -142,7 +142,7 @@ class VisualEncoder(nn.Module):
         return self.head(self.pool(x).flatten(1))
 
 
-class InertialEncoder(nn.Module):
+class InertialEncoder(nn.Module):  # type: ignore[misc]
     """Inertial windows (n, 6, window) to features (n, inertial_features)."""
 
     def __init__(self, widths: Widths) -> None:
@@ -157,7 +157,7 @@ class InertialEncoder(nn.Module):
         return self.proj(self.conv3(self.conv2(self.conv1(x))).flatten(1))
 
 
-class PoseDecoder(nn.Module):
+class PoseDecoder(nn.Module):  # type: ignore[misc]
     """Both features (n, f) to the relative pose (n, 6)."""
 
     def __init__(self, features: int, hidden: int) -> None:
@@ -173,7 +173,7 @@ class PoseDecoder(nn.Module):
         return self.out(self.act3(self.fc3(self.fc2(self.act1(self.fc1(x))))))
 
 
-class UlVio(nn.Module):
+class UlVio(nn.Module):  # type: ignore[misc]
     """Image pairs (n, 2 C, H, W) and inertial windows (n, 6, window) to relative poses (n, 6).
 
     With UL-VIO's own weights images are pixels from -0.5 to 0.5 (red, green, blue, the earlier
@@ -258,7 +258,8 @@ def load_checkpoint(path: str | Path, widths: Widths = FULL) -> UlVio:
     if missing:
         raise ModelError(f"'{path.name}' lacks {len(missing)} parameters, the first '{missing[0]}'")
     model.load_state_dict(found, strict=True)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -95,7 +95,7 @@ def predictor(model: nn.Module, blank: tuple[int, ...] = ()) -> Predict:
             for i, x in enumerate(inputs)
         ]
         with torch.inference_mode():
-            return model(*given).numpy()
+            return np.asarray(model(*given), dtype=np.float32)
 
     return predict
 
