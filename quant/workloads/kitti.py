@@ -240,7 +240,8 @@ def _npz(path: Path) -> Any:
 
 def _mat(path: Path) -> Any:
     try:
-        from scipy.io import loadmat  # type: ignore[import-untyped]
+        # SciPy comes with no types, and need not be there.
+        from scipy.io import loadmat  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
         raise DataError(f"'{path}': pip install scipy to read .mat, or save it as .npz") from None
     try:

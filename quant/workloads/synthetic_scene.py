@@ -51,8 +51,10 @@ def plant(path: Reals, rng: np.random.Generator, spacing: float = 1.5) -> Reals:
         (rng.uniform(1.5, 7.0, count), rng.uniform(0.1, 0.5, count), rng.uniform(0, 1, count)), 1
     )
     gaps = np.linalg.norm(places[:, None] - path[None, :, :2], axis=2).min(axis=1)
-    every: Reals = np.concatenate((places, shape, np.arange(count)[:, None]), axis=1)
-    return every[gaps > CLEARANCE]
+    kept: Reals = np.concatenate((places, shape, np.arange(count)[:, None]), axis=1)[
+        gaps > CLEARANCE
+    ]
+    return kept
 
 
 def render(

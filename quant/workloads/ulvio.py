@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from opennpe.golden.errors import ModelError
@@ -265,23 +266,19 @@ def load_checkpoint(path: str | Path, widths: Widths = FULL) -> UlVio:
 def _read(path: Path) -> dict[str, torch.Tensor]:
     """A state dict, unpickled as weights only."""
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ModelError(
-                f"'{path.name}' has {size:,} bytes, expected at most {MAX_FILE_BYTES:,}"
-            )
-        _check_unpacked(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except ModelError:
-        raise
+        file = path.open("rb")
     except OSError as error:
-        raise ModelError(f"'{path}' cannot be read: {error.strerror or 'not a file'}") from None
-    except Exception:
-        # The unpickler raises whatever the bytes lead it to; its text may be theirs.
-        raise ModelError(
-            f"'{path.name}' is no state dict that torch.load(weights_only=True) reads: it is "
-            "damaged or holds more than tensors"
-        ) from None
+        raise ModelError(f"'{path}' cannot be read: {error.strerror}") from None
+    with file:
+        _check_size(file, path.name)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:
+            # The unpickler raises whatever the bytes lead it to; its text may be theirs.
+            raise ModelError(
+                f"'{path.name}' is no state dict that torch.load(weights_only=True) reads: it is "
+                "damaged or holds more than tensors"
+            ) from None
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
@@ -289,15 +286,21 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def _check_unpacked(path: Path) -> None:
-    """Refuse an archive that unpacks to more than a checkpoint may have."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            total = sum(item.file_size for item in archive.infolist())
-        if total > MAX_FILE_BYTES:
-            raise ModelError(
-                f"'{path.name}' unpacks to {total:,} bytes, expected at most {MAX_FILE_BYTES:,}"
-            )
+def _check_size(file: BinaryIO, name: str) -> None:
+    """Refuse what is, or unpacks to, more than a checkpoint may have; the file is at its start."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    if size <= MAX_FILE_BYTES and zipfile.is_zipfile(file):
+        file.seek(0)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                size = max(size, sum(item.file_size for item in archive.infolist()))
+        except zipfile.BadZipFile:
+            # torch.load is asked next, and refuses it.
+            size = 0
+    file.seek(0)
+    if size > MAX_FILE_BYTES:
+        raise ModelError(f"'{name}' unpacks to {size:,} bytes, expected {MAX_FILE_BYTES:,} at most")
 
 
 def export(model: UlVio, path: str | Path) -> None:
