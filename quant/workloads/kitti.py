@@ -13,9 +13,10 @@ at the last frame, six numbers each (ax ay az gx gy gz: m/s2 and rad/s, x forwar
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,14 @@ SPLITS: Mapping[Split, Sequence[str]] = {
 IMAGE_FOLDERS = ("image_2", "image_0")
 MAT_KEY = "imu_data_interp"
 MAX_BYTES = 1 << 28
-"""Largest text or array file that is read."""
+"""Largest text or array file that is read, and largest sequence of pictures that is kept."""
 MAX_PIXELS = 1 << 24
 """Largest picture that is decoded."""
 
 
 @dataclass(frozen=True, eq=False)
 class PngFrames:
-    """Pictures on disk, read and scaled when asked for.
+    """Pictures on disk, read and scaled when first asked for, and kept if they are small.
 
     Attributes:
         files: in order.
@@ -53,6 +54,7 @@ class PngFrames:
 
     files: tuple[Path, ...]
     shape: tuple[int, int, int]
+    _kept: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,7 +65,15 @@ class PngFrames:
         Raises:
             DataError: a file is no PNG, is damaged or too large.
         """
-        return np.stack([self._read(self.files[int(i)]) for i in index])
+        return np.stack([self._picture(int(i)) for i in index])
+
+    def _picture(self, number: int) -> NDArray[np.uint8]:
+        held = self._kept.get(number)
+        if held is None:
+            held = self._read(self.files[number])
+            if len(self) * math.prod(self.shape) <= MAX_BYTES:
+                self._kept[number] = held
+        return held
 
     def _read(self, file: Path) -> NDArray[np.uint8]:
         channels, height, width = self.shape

@@ -88,14 +88,28 @@ class Vio:
         recordings: Mapping[Split, Sequence[Recording]] | None = None,
         widths: ulvio.Widths = ulvio.SMALL,
         units: Units | None = None,
-        lengths: Sequence[float] = SHORT_LENGTHS,
+        lengths: Sequence[float] | None = None,
+        data: str | Path | None = None,
     ) -> None:
-        """Of recordings by split; of the synthetic ones, drawn when first needed, without any."""
+        """Of recordings by split, or of ``data``, a folder in KITTI's layout with KITTI's splits.
+
+        Without either, of synthetic drives, drawn when first needed. ``lengths`` are
+        :data:`SHORT_LENGTHS` unless given, KITTI's for a folder.
+
+        Raises:
+            DataError: both are given, or the folder is not as
+                :func:`opennpe.quant.workloads.kitti.load` expects.
+        """
+        if data is not None:
+            if recordings is not None:
+                raise DataError("vio: give recordings or a folder of data, not both")
+            recordings = _read(data, kitti.SPLITS, widths)
+            lengths = lengths or trajectory.KITTI_LENGTHS
         self._given = recordings
         self._units = units
         self._tables: dict[Split, _Table] = {}
         self.widths = widths
-        self.lengths = tuple(lengths)
+        self.lengths = tuple(lengths or SHORT_LENGTHS)
 
     @classmethod
     def synthetic(cls, size: synthetic_vio.Size, noise: synthetic_vio.Noise | None = None) -> Vio:
@@ -118,12 +132,7 @@ class Vio:
         Raises:
             DataError: see :func:`opennpe.quant.workloads.kitti.load`.
         """
-        shape = (widths.colours, widths.height, widths.width)
-        read = {
-            split: [kitti.load(root, name, shape, widths.window - 1) for name in names]
-            for split, names in sequences.items()
-        }
-        return cls(read, widths, units, trajectory.KITTI_LENGTHS)
+        return cls(_read(root, sequences, widths), widths, units, trajectory.KITTI_LENGTHS)
 
     @property
     def units(self) -> Units:
@@ -229,6 +238,16 @@ class Vio:
         if split not in self._tables:
             self._tables[split] = _Table(self.recordings(split), self.widths, self.units)
         return self._tables[split]
+
+
+def _read(
+    root: str | Path, sequences: Mapping[Split, Sequence[str]], widths: ulvio.Widths
+) -> dict[Split, list[Recording]]:
+    shape = (widths.colours, widths.height, widths.width)
+    return {
+        split: [kitti.load(root, name, shape, widths.window - 1) for name in names]
+        for split, names in sequences.items()
+    }
 
 
 class _Table:
