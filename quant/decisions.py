@@ -4,7 +4,8 @@ for each layer's weights.
 Layers that read one tensor, directly or through layers that only move codes, form a *group* and
 read it in one format, so that no conversion is needed between them. A group's convolutions and
 linear layers choose the format of their weights on their own; constants of other layers take the
-group's format.
+group's format. What an activation's table reads and what it writes belong to one group too: the
+co-processor's tables map codes of one width, of at most 8 bits.
 """
 
 from __future__ import annotations
@@ -238,7 +239,9 @@ def _groups(
 
     for layer in graph.layers:
         first = f"layer:{layer.name}"
-        for name in (*read(layer), *((layer.output,) if moves(layer) else ())):
+        # A table of codes maps one width to itself.
+        through = moves(layer) or isinstance(layer, L.Activate)
+        for name in (*read(layer), *((layer.output,) if through else ())):
             parent[root(name)] = root(first)
     together: dict[str, list[L.Layer]] = {}
     for layer in graph.layers:
