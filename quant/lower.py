@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from opennpe.quant.graph import Graph
 from opennpe.quant.grouping import Grouping, moves
 from opennpe.quant.policy import MODEL, Policy
 
-__all__ = ["lower"]
+__all__ = ["lower", "room_for_bias", "weigh"]
 
 SLOPE_FORMAT = "posit16"
 SEARCHED = 1 << 20
@@ -139,14 +140,24 @@ class _Lowering:
         else:
             chosen = scales.channels(name, layer.weights, self.method, self.policy.percentile)
         source = self.tensors[layer.inputs[0]]
-        terms = int(np.prod(layer.weights.shape[1:]))
-        base = mac.grid_exponent(source.format, name) + source.scale
-        chosen = np.maximum(chosen, _room_for_bias(source.format, name, terms, layer.bias, base))
-        side = chosen.reshape(-1, *(1,) * (layer.weights.ndim - 1))
-        codes = formats.get(name).encode(np.ldexp(layer.weights, -side), "zero")
-        units = int(np.ceil(np.abs(np.ldexp(layer.bias, -(base + chosen)))).max())
-        check_terms(CoprocessorSpec(), layer, source.format, name, terms, units)
-        return replace(layer, weights=codes, weight_format=name, weight_scale=chosen)
+        return weigh(layer, source, name, room_for_bias(layer, source, name, chosen))
+
+
+def weigh(
+    layer: L.Conv | L.Linear, source: Tensor, name: str, exponents: NDArray[np.int64]
+) -> L.Conv | L.Linear:
+    """A product with its real weights rounded to a format at an exponent an output channel.
+
+    Raises:
+        AccumulatorError: it sums more terms than the accumulator holds.
+    """
+    side = exponents.reshape(-1, *(1,) * (layer.weights.ndim - 1))
+    codes = formats.get(name).encode(np.ldexp(layer.weights, -side), "zero")
+    base = mac.grid_exponent(source.format, name) + source.scale
+    units = int(np.ceil(np.abs(np.ldexp(layer.bias, -(base + exponents)))).max())
+    terms = int(np.prod(layer.weights.shape[1:]))
+    check_terms(CoprocessorSpec(), layer, source.format, name, terms, units)
+    return replace(layer, weights=codes, weight_format=name, weight_scale=exponents)
 
 
 def _normalise(layer: L.Normalise) -> L.Normalise:
@@ -158,19 +169,22 @@ def _normalise(layer: L.Normalise) -> L.Normalise:
     return replace(layer, gamma=codes, weight_scale=scale, beta=beta)
 
 
-def _room_for_bias(
-    a: str, b: str, terms: int, bias: NDArray[np.float64], base: int
+def room_for_bias(
+    layer: L.Conv | L.Linear, source: Tensor, name: str, exponents: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The smallest weight scale of each channel at which the accumulator holds the bias too.
+    """Exponents of the weights, raised where the accumulator would not hold a channel's bias too.
 
     A channel whose weights are all but zero would otherwise get a grid too fine for its bias.
     """
-    room = CoprocessorSpec().max_terms(a, b) - terms
-    magnitude = np.abs(bias)
+    terms = int(np.prod(layer.weights.shape[1:]))
+    room = CoprocessorSpec().max_terms(source.format, name) - terms
+    magnitude = np.abs(layer.bias)
     if room < 1 or not magnitude.any():
-        return np.full(bias.shape, np.iinfo(np.int32).min, dtype=np.int64)
+        return exponents
     # log2 may be off by an ulp either way: one bit of margin.
-    budget = float(np.log2(float(mac.max_product(a, b))) + np.log2(float(room))) - 1
+    budget = math.log2(float(mac.max_product(source.format, name))) + math.log2(float(room)) - 1
+    base = mac.grid_exponent(source.format, name) + source.scale
     with np.errstate(divide="ignore"):
         needed = np.ceil(np.log2(magnitude) - budget) - base
-    return np.where(magnitude > 0, needed, np.iinfo(np.int32).min).astype(np.int64)
+    lowest = np.where(magnitude > 0, needed, np.iinfo(np.int32).min)
+    return np.maximum(exponents, lowest.astype(np.int64))
