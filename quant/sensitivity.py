@@ -32,17 +32,20 @@ from opennpe.quant.graph import Array, Graph
 
 __all__ = [
     "MEASURES",
+    "UNITS",
     "Information",
     "Reference",
     "Sensitivity",
     "choose_measure",
     "distance",
+    "ending",
     "fisher_error",
     "output_error",
     "rounding_errors",
 ]
 
-MEASURES = ("kl", "mse")
+UNITS = {"kl": "nats", "mse": "share of the outputs' square"}
+MEASURES = tuple(UNITS)
 """Distances of outputs that :func:`distance` knows."""
 HELD_ELEMENTS = 1 << 26
 """Tensor elements that a reference may hold: 256 MiB of float32."""
@@ -78,7 +81,7 @@ class Information:
     Attributes:
         weights: by product, float64 of the weights' shape.
         inputs: by tensor, float64 of its shape without the samples' axis.
-        gradients: by product, the norm of the mean gradient by its weights.
+        gradients: by product, the mean norm of a sample's gradient by its weights.
     """
 
     weights: Mapping[str, Reals]
@@ -113,7 +116,7 @@ def distance(
         shapes = ", ".join(str(graph.shapes[name]) for name in graph.outputs)
         raise DataError(f"kl compares one output (N, classes): the outputs are {shapes}; use mse")
     name = graph.outputs[0]
-    kind = _ending(graph, name)
+    kind = ending(graph, name)
     p, q = (_log_probabilities(kind, values[name]) for values in (reference, outputs))
     return max(0.0, float((np.exp(p) * (p - q)).sum(axis=1).mean()))
 
@@ -125,7 +128,7 @@ def _relative(values: Array, reference: Array) -> float:
     return error / square if square else error
 
 
-def _ending(graph: Graph, name: str) -> str:
+def ending(graph: Graph, name: str) -> str:
     """What the layer that writes the output gives: scores, probabilities or their logarithms."""
     last = next((layer for layer in graph.layers if layer.output == name), None)
     if not isinstance(last, L.Softmax):
@@ -264,8 +267,7 @@ def output_error(
             change = {name: _rounding(networks[fmt], name) for name in group.tensors}
             inputs[group.name, fmt] = reference.error(change, {})
             step()
-    unit = "nats" if reference.measure == "kl" else "share of the outputs' square"
-    return Sensitivity(reference.measure, unit, weights, inputs)
+    return Sensitivity(reference.measure, UNITS[reference.measure], weights, inputs)
 
 
 # -- Fisher ---------------------------------------------------------------------------------------
@@ -307,7 +309,8 @@ def fisher_error(
         for fmt in group.inputs:
             parts = [_tensor_error(networks[fmt], reference, information, n) for n in group.tensors]
             inputs[group.name, fmt] = 0.5 * math.fsum(parts)
-    return Sensitivity("fisher", "nats, to second order", weights, inputs)
+    unit = UNITS[choose_measure(decided.graph)]
+    return Sensitivity("fisher", f"{unit}, to second order", weights, inputs)
 
 
 def _tensor_error(
