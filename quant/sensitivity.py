@@ -170,7 +170,7 @@ class Reference:
             if self.batches and elements > HELD_ELEMENTS:
                 break
             self.batches.append(held)
-        self.truth = self._outputs(self.batches)
+        self.truth = self.joined(self.batches)
 
     @property
     def samples(self) -> int:
@@ -180,7 +180,8 @@ class Reference:
             return len(self.batches)
         return sum(len(held[first]) for held in self.batches)
 
-    def _outputs(self, values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    def joined(self, values: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Outputs of all runs along axis 0."""
         return {
             name: np.concatenate([np.atleast_1d(held[name]) for held in values])
             for name in self.graph.outputs
@@ -193,7 +194,7 @@ class Reference:
         return distance(
             self.graph,
             self.measure,
-            self._outputs([self._changed(held, tensors, layers) for held in self.batches]),
+            self.joined([self._changed(held, tensors, layers) for held in self.batches]),
             self.truth,
         )
 
