@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 METHODS = ("exact", "greedy", "evolve")
-ROUNDS = 8
+ROUNDS = 12
 """Searches until the measured cost keeps the budget."""
 PAPER = (0.5, 0.3, 0.2)
 """XR-NPE's weights of Fisher information, gradient norm and weight error in a layer's score."""
@@ -73,15 +73,29 @@ def search(
     if method == "evolve":
         return _evolved(bench, found, costs, evaluations)
     limits, before = dict(costs), len(bench.mixes)
-    for _ in range(ROUNDS):
-        choice, proven = _searched(bench, found, method, limits)
+    for number in range(ROUNDS):
+        try:
+            choice, proven = _searched(bench, found, method, limits)
+        except BudgetError:
+            if number == 0:
+                raise
+            break
         mix = bench.mix("mix", "found", assignment(found, choice))
         over = _over(mix, costs)
         if not over:
-            return Found(mix, proven and limits == costs, len(bench.mixes) - before)
+            return Found(mix, proven and number == 0, len(bench.mixes) - before)
         for name, ratio in over.items():
-            limits[name] *= 0.999 / ratio
-    raise BudgetError("no mix keeps the budgets as measured: raise them a little")
+            limits[name] = min(limits[name], mix.foretold_costs[name]) * 0.9995 / math.sqrt(ratio)
+    return Found(_best(bench, costs), False, len(bench.mixes) - before)
+
+
+def _best(bench: Bench, costs: Mapping[str, float]) -> Mix:
+    """The least error of all mixes measured so far that keep budgets, whoever proposed them:
+    uniform formats, the rule's shares and points of the front are among them."""
+    fitting = [mix for mix in bench.mixes.values() if not mix.refusal and not _over(mix, costs)]
+    if not fitting:
+        raise BudgetError("no mix keeps the budgets as measured: raise them a little")
+    return bench.mix("mix", "found", min(fitting, key=lambda mix: mix.error).chosen)
 
 
 def _searched(
@@ -137,6 +151,14 @@ def _cheapest(
         if choice in tried and high - low < 0.02:
             break
         tried.add(choice)
+    held = [
+        mix
+        for mix in bench.mixes.values()
+        if not mix.refusal and not _over(mix, {**costs, "error": error})
+    ]
+    for mix in held:
+        if best is None or mix.cost(minimise) < best.cost(minimise):
+            best = bench.mix("mix", "found", mix.chosen)
     if best is None:
         raise BudgetError(
             f"no mix found with an error of at most {error:.4g}: raise it, or offer wider formats"
@@ -162,13 +184,7 @@ def _evolved(
 
     rng = np.random.default_rng(bench.seed)
     evolve(found, left, starts, measured, rng, evaluations)
-    # Uniform formats, the rule's shares and points of the front were measured too.
-    fitting = [mix for mix in bench.mixes.values() if not mix.refusal and not _over(mix, costs)]
-    if not fitting:
-        raise BudgetError("no mix keeps the budgets as measured: raise them a little")
-    best = min(fitting, key=lambda mix: mix.error)
-    mix = bench.mix("mix", "found", best.chosen)
-    return Found(mix, False, len(bench.mixes) - before)
+    return Found(_best(bench, costs), False, len(bench.mixes) - before)
 
 
 def _starts(found: Sequence[Item], left: Mapping[str, float], scale: float) -> list[Choice]:
