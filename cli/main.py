@@ -369,6 +369,104 @@ def train(
 
 
 @app.command()
+def assign(
+    model: Model,
+    calibration: Annotated[
+        Path, typer.Option(metavar="FILE.npz", help="Inputs that scales and errors come from.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for results.", metavar="DIR")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE.npz", help="Compare the mixes on it.")
+    ] = None,
+    budget_bytes: Annotated[
+        float | None, typer.Option(metavar="N", help="Bytes of weights, scales included.")
+    ] = None,
+    budget_size_percent: Annotated[
+        float | None, typer.Option(metavar="P", help="The same, of the weights in float32.")
+    ] = None,
+    budget_energy: Annotated[
+        float | None, typer.Option(metavar="UJ", help="Energy of a sample, chip and memory.")
+    ] = None,
+    budget_cycles: Annotated[
+        float | None, typer.Option(metavar="N", help="Cycles of a sample.")
+    ] = None,
+    budget_loss: Annotated[
+        float | None, typer.Option(metavar="E", help="Measured error of the outputs.")
+    ] = None,
+    minimise: Annotated[
+        str,
+        typer.Option(help="With --budget-loss: weight_bytes, energy_pj or cycles."),
+    ] = "energy_pj",
+    method: Annotated[str, typer.Option(help="exact, greedy or evolve.")] = "exact",
+    measure: Annotated[str, typer.Option(help="Distance of outputs: kl, mse or auto.")] = "auto",
+    by: Annotated[
+        str, typer.Option(help="Errors that are summed: output, or fisher (needs PyTorch).")
+    ] = "output",
+    formats: Annotated[
+        str, typer.Option(help="Formats to assign, with commas.")
+    ] = "fp4,posit4,posit8,posit16",
+    output: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="Of the outputs; the widest else.")
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="Of the first layer; fp4xposit8: both.")
+    ] = None,
+    last: Annotated[str | None, typer.Option(metavar="FORMAT", help="Of the last layer.")] = None,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER=FORMAT", help="Of one layer; may be repeated."),
+    ] = None,
+    spec: SpecName = "EDGE_4X4",
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Calibration samples to look at.")
+    ] = 128,
+    evaluations: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Mixes that evolve measures.")
+    ] = 120,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Choose a format for every layer, under a budget."""
+    from opennpe.cli import assign as assigning
+    from opennpe.cli import assign_files, tables
+    from opennpe.cli.progress import reporter
+
+    budgets = assigning.Budgets(
+        budget_bytes, budget_size_percent, budget_energy, budget_cycles, budget_loss, minimise
+    )
+    settings = assigning.Settings(
+        formats=_split([formats]),
+        output=output,
+        first=first,
+        last=last,
+        pins=assigning.read_pins(pin or ()),
+        method=method,
+        measure=measure,
+        by=by,
+        evaluations=evaluations,
+        seed=seed,
+        spec=spec,
+    )
+    with reporter() as progress:
+        result = assigning.assign(
+            model,
+            calibration,
+            budgets,
+            settings,
+            data=data,
+            samples=samples,
+            out=out,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(assign_files.summary(result))
+    else:
+        written = [f"policy: {out / 'policy.toml'}"]
+        tables.show(assign_files.mix_table(result), assign_files.lines(result), written)
+    return 0
+
+
+@app.command()
 def bench(
     format: Formats = None,
     networks: Annotated[

@@ -14,7 +14,7 @@ from opennpe.quant import float_eval, lower
 from opennpe.quant.graph import Array, Graph
 from opennpe.quant.policy import METHODS, Policy
 
-__all__ = ["calibrate", "observe"]
+__all__ = ["batches", "calibrate", "observe"]
 
 SAMPLED_VALUES = 8192
 """Magnitudes kept of each tensor."""
@@ -55,8 +55,8 @@ def observe(graph: Graph, samples: Any) -> Samples:
     """
     given = samples if isinstance(samples, Mapping) else {graph.inputs[0]: samples}
     parts: dict[str, list[Array]] = {}
-    batches = list(_batches(graph, given))
-    share = max(64, SAMPLED_VALUES // len(batches))
+    runs = list(batches(graph, given))
+    share = max(64, SAMPLED_VALUES // len(runs))
     rng = np.random.default_rng(0)
 
     def note(name: str, values: Array) -> None:
@@ -64,7 +64,7 @@ def observe(graph: Graph, samples: Any) -> Samples:
             return
         parts.setdefault(name, []).append(_sample(values, share, rng))
 
-    for batch in batches:
+    for batch in runs:
         float_eval.evaluate(graph, batch, np.float32, note)
     return {name: np.concatenate(kept) for name, kept in parts.items()}
 
@@ -78,7 +78,13 @@ def _sample(values: Array, count: int, rng: np.random.Generator) -> NDArray[np.f
     return np.append(flat[rng.integers(flat.size, size=count - 1)], largest)
 
 
-def _batches(graph: Graph, samples: Mapping[str, Any]) -> Iterator[dict[str, Array]]:
+def batches(graph: Graph, samples: Mapping[str, Any]) -> Iterator[dict[str, Array]]:
+    """Inputs as runs that :func:`opennpe.quant.float_eval.evaluate` takes, several samples each
+    where the graph allows it.
+
+    Raises:
+        DataError: values that are not finite numbers.
+    """
     arrays = {name: np.asarray(values) for name, values in samples.items()}
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":

@@ -27,6 +27,7 @@ itself, and the default's ``fallback`` (posit16 unless given) where it says noth
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from typing import Any
 from opennpe.golden import mac, storage
 from opennpe.golden.errors import FormatError, PolicyError
 
-__all__ = ["METHODS", "MODEL", "Choice", "Policy", "Rule"]
+__all__ = ["METHODS", "MODEL", "Choice", "Policy", "Rule", "exactly"]
 
 VERSION = 1
 MODEL = "model"
@@ -163,6 +164,29 @@ class Policy:
             source=source,
         )
 
+    def dump(self, comment: str = "") -> str:
+        """TOML text that :meth:`parse` reads back as the same policy, ``source`` left out.
+
+        Args:
+            comment: lines that stand at the top.
+        """
+        lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+        lines.append(f"version = {VERSION}")
+        if self.calibration is not None:
+            lines.append(f"calibration = {_quoted(self.calibration)}")
+        lines.append(f"percentile = {self.percentile!r}")
+        lines += ["", "[default]"]
+        lines += [f"{key} = {_quoted(getattr(self, key))}" for key in (*FIELDS, "fallback")]
+        for rule in self.rules:
+            globs = ", ".join(_quoted(glob) for glob in rule.match)
+            lines += ["", "[[layer]]"]
+            lines.append(f"match = [{globs}]" if len(rule.match) != 1 else f"match = {globs}")
+            if rule.kind:
+                lines.append(f"kind = [{', '.join(_quoted(kind) for kind in rule.kind)}]")
+            stated = ((key, getattr(rule, key)) for key in FIELDS)
+            lines += [f"{key} = {_quoted(value)}" for key, value in stated if value is not None]
+        return "\n".join(lines) + "\n"
+
     def check_names(self, names: Iterable[str]) -> None:
         """Refuse globs that match no layer.
 
@@ -195,6 +219,16 @@ class Policy:
             )
         weights = found["weights"] or self.weights
         return Choice(weights, found["inputs"], found["output"])
+
+
+def exactly(name: str) -> str:
+    """The glob that matches this layer name and no other."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: JSON's escapes are TOML's, and DEL must be escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _check_format(source: str, where: str, key: str, name: Any) -> None:
