@@ -14,6 +14,7 @@ import torch
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError, ModelError
 from opennpe.golden.network import Network
+from opennpe.quant import export
 from opennpe.quant.graph import Graph
 from opennpe.quant.importer import load_onnx
 from opennpe.quant.policy import Policy
@@ -21,7 +22,7 @@ from opennpe.quant.qat.module import Options, QuantModule
 from opennpe.quant.qat.split_attention import split
 from torch import nn
 
-__all__ = ["capture", "convert", "prepare"]
+__all__ = ["capture", "convert", "export_onnx", "prepare"]
 
 OPSET = 17
 
@@ -173,3 +174,15 @@ def convert(module: QuantModule) -> Network:
         AccumulatorError: a layer sums more than the accumulator holds.
     """
     return module.network()
+
+
+def export_onnx(module: QuantModule, path: str | Path) -> None:
+    """Write the network with its float weights as QONNX-style ONNX.
+
+    ``load_onnx`` and the policy format ``model`` give back what :func:`convert` gives.
+
+    Raises:
+        ModelError: a layer that ONNX has no operator for.
+        OSError: the file cannot be written.
+    """
+    export.write(module.float_graph(), module.network(), path)

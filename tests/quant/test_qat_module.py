@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from opennpe.golden import catalog, reference
 from opennpe.golden import layers as L
 from opennpe.golden.errors import DataError, ModelError, NetworkError, PolicyError
 from opennpe.golden.network import Network
-from opennpe.quant import Policy
+from opennpe.quant import Policy, calibrate, load_onnx
 
 torch = pytest.importorskip("torch", reason="needs the extra 'qat': pip install 'opennpe[qat]'")
-from opennpe.quant.qat import Options, QuantModule, convert, prepare  # noqa: E402
+from opennpe.quant.qat import Options, QuantModule, convert, export_onnx, prepare  # noqa: E402
 from qat_models import MODELS, made  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -290,6 +291,21 @@ def test_a_state_goes_into_another_module() -> None:
     qm.eval()
     other.eval()
     torch.testing.assert_close(other(x), qm(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("policy", ["fp4", "posit8", MIXED], ids=["fp4", "posit8", "mixed"])
+def test_an_exported_file_reads_back_as_the_same_network(
+    policy: Policy | str, tmp_path: Path
+) -> None:
+    qm, x = prepared("Convolutions", policy, activations="ema")
+    qm.train()
+    optimiser = torch.optim.SGD(qm.parameters(), 0.01)
+    qm(x).square().sum().backward()
+    optimiser.step()
+    qm.eval()
+    export_onnx(qm, tmp_path / "net.onnx")
+    again = calibrate(load_onnx(tmp_path / "net.onnx"), x.numpy(), "model")
+    np.testing.assert_array_equal(codes(again, x), codes(convert(qm), x))
 
 
 def test_torch_compile_takes_it() -> None:
