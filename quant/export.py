@@ -27,7 +27,7 @@ from opennpe.quant.importer import load_onnx
 from opennpe.quant.onnx_layers import DEFAULTS
 from opennpe.quant.onnx_writer import to_model
 from opennpe.quant.policy import MODEL, Policy
-from opennpe.quant.stated import relaxed
+from opennpe.quant.stated import relaxed, settle
 
 __all__ = ["difference", "stated_graph", "write", "write_float"]
 
@@ -84,6 +84,10 @@ def stated_graph(graph: Graph, network: Network) -> Graph:
     Raises:
         ModelError: the network is not of this graph.
     """
+    kept = {layer.name for layer in network.layers}
+    if any(layer.name not in kept for layer in graph.layers):
+        # A graph that states formats itself has clips that its network does without.
+        graph = settle(graph, Policy.uniform(MODEL))
     by_name = {layer.name: layer for layer in graph.layers}
     layers: list[Any] = []
     constants: dict[str, Array] = {}

@@ -45,14 +45,12 @@ class Key:
                 return tuple(globs)
             raise RecipeError(f"{where}: {key} = {value!r}, expected a glob or a list of globs")
         number = self.type in (int, float)
-        takes = (int, float) if self.type is float else self.type
-        if not isinstance(value, takes) or (number and isinstance(value, bool)):
-            raise RecipeError(f"{where}: {key} = {value!r}, expected {self.expected()}")
-        if number and not (
-            math.isfinite(value)
-            and (self.low < value if self.above else self.low <= value)
-            and value <= self.high
-        ):
+        takes: Any = (int, float) if self.type is float else self.type
+        fits = isinstance(value, takes) and not (number and isinstance(value, bool))
+        if fits and number:
+            low = self.low < value if self.above else self.low <= value
+            fits = math.isfinite(value) and low and value <= self.high
+        if not fits:
             raise RecipeError(f"{where}: {key} = {value!r}, expected {self.expected()}")
         if self.type is str and not value:
             raise RecipeError(f"{where}: {key} is empty, expected {self.expected()}")

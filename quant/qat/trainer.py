@@ -215,7 +215,7 @@ class _Run:
         value = float(loss.detach())
         if not np.isfinite(value):
             self._refuse(f"the loss is {value}")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if spec.clip:
             nn.utils.clip_grad_norm_(live.module.parameters(), spec.clip)
         loop.optimiser.step()
