@@ -59,7 +59,7 @@ def main() -> int:
     columns = {"format": "left"} | dict.fromkeys(
         ("float %", "before %", "after %", "points lost", "allowed", "kept", "seconds"), "right"
     )
-    Console().print(table("Fashion-MNIST, 10,000 test images, top-1", columns, rows))
+    Console(width=100).print(table("Fashion-MNIST, 10,000 test images, top-1", columns, rows))
     print(f"{time.monotonic() - begun:.0f} s in all")
     with replacing(options.out / "qat.json") as part:
         part.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ What :mod:`opennpe.quant.float_eval` does in NumPy, with gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from opennpe.golden import attention, shapes
 from opennpe.golden import layers as L
 from opennpe.golden.errors import NetworkError
 from opennpe.golden.pooling import average_counts, patches
+from opennpe.golden.rounding import reciprocal
 from torch.nn import functional as F
 
 __all__ = ["KINDS", "activation", "run"]
@@ -61,7 +63,7 @@ def _torch_pads(pads: tuple[int, ...], rank: int) -> list[int]:
 def _pool(layer: L.Pool, given: list[Tensor], own: Parameters, batch: int | None) -> Tensor:
     x = given[0]
     if layer.kind == "average":
-        return window_sums(layer, x) / _divisors(layer, tuple(x.shape[2:])).to(x.dtype)
+        return window_sums(layer, x) * _factors(layer, tuple(x.shape[2:])).to(x.dtype)
     rank = len(layer.kernel)
     pads, out = _reach(layer, x)
     function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
@@ -95,8 +97,15 @@ def window_sums(layer: L.Pool, x: Tensor) -> Tensor:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _divisors(layer: L.Pool, spatial: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(counts(layer, spatial))
+def _factors(layer: L.Pool, spatial: tuple[int, ...]) -> Tensor:
+    """What the sums are multiplied by, float64."""
+    return torch.from_numpy(np.vectorize(_factor, otypes=[np.float64])(counts(layer, spatial)))
+
+
+def _factor(count: int) -> float:
+    """Golden's reciprocal of 17 bits: means that are rounding ties fall where the engine's do."""
+    m, q = reciprocal(int(count))
+    return math.ldexp(m, -q)
 
 
 def counts(layer: L.Pool, spatial: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -213,8 +222,10 @@ def _gather(layer: L.Gather, given: list[Tensor], own: Parameters, batch: int | 
 
 
 def _reduce(layer: L.Reduce, given: list[Tensor], own: Parameters, batch: int | None) -> Tensor:
-    function = torch.mean if layer.kind == "mean" else torch.sum
-    return function(given[0], dim=layer.axes, keepdim=True)
+    total = torch.sum(given[0], dim=layer.axes, keepdim=True)
+    if layer.kind == "sum":
+        return total
+    return total * _factor(given[0].numel() // total.numel())
 
 
 KINDS: dict[str, Callable[[Tensor, Mapping[str, float]], Tensor]] = {
