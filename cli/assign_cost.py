@@ -234,11 +234,13 @@ def _options(
     for name in group.products:
         more = []
         for weights in group.weights[name][fmt]:
-            own = table.layers.get((name, weights, fmt))
-            if own is None:  # the co-processor does not take this pair
+            priced_at = table.layers.get((name, weights, fmt))
+            if priced_at is None:  # the co-processor does not take this pair
                 continue
             size = decided.weight_bytes(name, weights)
-            step = _option(measured.weights[name, weights], (size, *own), (fmt, ((name, weights),)))
+            step = _option(
+                measured.weights[name, weights], (size, *priced_at), (fmt, ((name, weights),))
+            )
             more += [_joined(option, step) for option in options]
         options = list(pruned(more, axes)) if more else []
         if not options:

@@ -38,8 +38,8 @@ def write(result: Assigned, folder: Path) -> None:
     _csv(folder / "mixes.csv", MIX_COLUMNS, [list(_row(result, mix).values()) for mix in every])
     header = ("decision", "layers", "what", "format", "measure", "error", "unit")
     _csv(folder / "sensitivity.csv", header, _sensitivity_rows(bench))
-    header = ("layer", "kind", "weights", "inputs", "weight_bytes")
-    _csv(folder / "layers.csv", header, _layer_rows(bench, result.found.mix))
+    columns = ("layer", "kind", "weights", "inputs", "weight_bytes")
+    _csv(folder / "layers.csv", columns, _layer_rows(bench, result.found.mix))
     (folder / "front.png").write_bytes(png(assign_pictures.front_picture(result)))
 
 

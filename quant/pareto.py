@@ -85,7 +85,7 @@ def total(items: Sequence[Item], choice: Choice, name: str) -> float:
 def pruned(options: Sequence[Option], costs: Sequence[str]) -> tuple[Option, ...]:
     """The options that no other one beats or equals in the error and in every cost."""
     table = np.array([[o.error, *(float(o.costs[name]) for name in costs)] for o in options])
-    return tuple(options[i] for i in np.flatnonzero(undominated(table)))
+    return tuple(options[int(i)] for i in np.flatnonzero(undominated(table)))
 
 
 def undominated(table: Floats) -> NDArray[np.bool_]:
@@ -204,7 +204,7 @@ def _thinned(cost: Floats, keep: Ints, points: int) -> Ints:
     steps = ((held - held[0]) / (held[-1] - held[0]) * (points - 1)).astype(np.int64)
     last = np.concatenate([steps[1:] != steps[:-1], [True]])
     last[0] = True
-    return keep[last]
+    return np.asarray(keep[last])
 
 
 # -- greedy ---------------------------------------------------------------------------------------

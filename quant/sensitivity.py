@@ -162,7 +162,7 @@ class Reference:
         if not batches:
             raise DataError("sensitivity needs at least one calibration sample")
         self.graph, self.measure = graph, measure
-        self.batches = []
+        self.batches: list[dict[str, Array]] = []
         elements = 0
         for inputs in batches:
             held = float_eval.evaluate(graph, inputs)
@@ -318,7 +318,8 @@ def _tensor_error(
     network: Network, reference: Reference, information: Information, name: str
 ) -> float:
     change = _rounding(network, name)
-    total, samples = 0.0, 0
+    total: Any = 0.0
+    samples = 0
     for held in reference.batches:
         values = np.asarray(held[name], dtype=np.float64)
         square = (change(values) - values) ** 2

@@ -123,8 +123,8 @@ class _Run:
                 values[name] = torch.from_numpy(given.astype(np.float32)).requires_grad_()
         batch = 1 if graph.batch_axis == 0 else None
         for layer in graph.layers:
-            given = [values[n] if n in values else self.constants[n] for n in layer.inputs]
-            result = functions.run(layer, given, self.own[layer.name], batch)
+            read = [values[n] if n in values else self.constants[n] for n in layer.inputs]
+            result = functions.run(layer, read, self.own[layer.name], batch)
             clip = getattr(layer, "clip", None)
             values[layer.output] = result if clip is None else result.clamp(*clip)
         return [values[name] for name in graph.outputs], values
