@@ -36,16 +36,16 @@ sim: $(STAMP) ## run the shipped network in every format, tiles replayed on the 
 	$(BIN)/opennpe sim quant/zoo/fashion.onnx --data quant/zoo/test.npz --calibration quant/zoo/calibration.npz \
 	  --format fp4,posit4,posit8,posit16 --policy quant/zoo/mixed.toml --check 2 --out build/sim
 
-test: $(STAMP) lint ## the proof: every test but the slow regressions
+test: $(TORCH) lint ## the proof: every test but the slow regressions
 	$(PYTEST) -n $(JOBS) -m "not regress" tests
 
-fast: $(STAMP) lint ## a useful subset in under two minutes
+fast: $(TORCH) lint ## a useful subset in under two minutes
 	$(PYTEST) -n $(JOBS) -m fast tests
 
 cocotb: $(STAMP) ## the RTL regressions alone
 	$(PYTEST) -m "rtl and not regress" tests
 
-regress: $(STAMP) ## slow regressions: longer random campaigns, every planted bug
+regress: $(TORCH) ## slow regressions: longer random campaigns, every planted bug
 	$(PYTEST) -n $(JOBS) -m regress tests
 
 bench: $(TORCH) ## speed of the simulator, as ratios within one run

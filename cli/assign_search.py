@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from opennpe.cli.assign_bench import Bench, Mix
@@ -189,12 +190,11 @@ def _evolved(
 
 def _starts(found: Sequence[Item], left: Mapping[str, float], scale: float) -> list[Choice]:
     limits = {name: limit * scale for name, limit in left.items()}
-    made = []
-    for way in (lambda: exact(found, limits)[0], lambda: greedy(found, limits)):
-        try:
-            made.append(way())
-        except BudgetError:
-            continue
+    made: list[Choice] = []
+    with suppress(BudgetError):
+        made.append(exact(found, limits)[0])
+    with suppress(BudgetError):
+        made.append(greedy(found, limits))
     return made
 
 

@@ -49,7 +49,7 @@ class Plan:
 PLANS = {
     "fashion": Plan(16, 128, 1000, "epochs = 5\nlr = 0.001\nweight_decay = 1e-4"),
     "gaze": Plan(18, 64, 0, "epochs = 8\nlr = 0.001\nweight_decay = 1e-5"),
-    "vio": Plan(18, 32, 0, "epochs = 6\nlr = 0.001\nweight_decay = 1e-5"),
+    "vio": Plan(17.5, 32, 0, "epochs = 8\nlr = 0.0005\nweight_decay = 1e-5"),
 }
 STAGE = """
 [[stage]]

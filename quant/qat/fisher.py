@@ -10,7 +10,7 @@ Both are found for the float network, one sample at a time, from one random draw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ __all__ = ["information"]
 
 OWN = ("weights", "bias", "slope", "gamma", "beta")
 Reals = NDArray[np.float64]
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 def information(
