@@ -14,7 +14,7 @@ export OPENNPE_EXTRA ?= $(abspath ../shared)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install sim test fast cocotb regress bench verilog cost qat bitstream lint format conformance zoo figures doctor clean
+.PHONY: help install sim test fast cocotb regress bench verilog cost qat workloads bitstream lint format conformance zoo figures doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ verilog: $(STAMP) ## the engine's Verilog and its manifest, in build/verilog
 
 qat: $(TORCH) ## train the small Fashion-MNIST network in FP4, Posit(4,1), Posit(8,0); needs Debian's dataset-fashion-mnist
 	$(PY) scripts/qat.py
+
+workloads: $(TORCH) ## the three workloads in float, every format before and after QAT, and mixed: one table
+	$(PY) scripts/workload_table.py
 
 bitstream: $(STAMP) ## bitstreams of an engine on three boards, and of a 4x4 array on the ULX3S, in build/fpga
 	$(BIN)/opennpe fpga build icebreaker --spec FPGA_1X1
