@@ -34,6 +34,11 @@ needs_fashion = pytest.mark.skipif(
 # -- data of the test's own ----------------------------------------------------------------------
 
 
+def packed(content: bytes) -> bytes:
+    """Gzip without a time: the same bytes in every process of a test run."""
+    return gzip.compress(content, mtime=0)
+
+
 def idx(values: np.ndarray) -> bytes:
     return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + bytes(
         values.tobytes()
@@ -47,8 +52,8 @@ def write_fashion(folder: Path, counts: tuple[int, int] = (48, 20)) -> Path:
         pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
         pixels[:, 0, 0] = np.arange(count)
         labels = (np.arange(count) % 10).astype(np.uint8)
-        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels), mtime=0))
-        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels), mtime=0))
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(packed(idx(pixels)))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(packed(idx(labels)))
     return folder
 
 
@@ -150,13 +155,13 @@ def test_augmentation_moves_and_mirrors_only() -> None:
     [
         (None, "apt-get install dataset-fashion-mnist"),
         (b"no gzip", "no gzip file or is damaged"),
-        (gzip.compress(idx(np.zeros((48, 28, 28), np.uint8)))[:-9], "damaged"),
-        (gzip.compress(b"", mtime=0), "no IDX file"),
-        (gzip.compress(idx(np.zeros((48, 784), np.uint8))), "no IDX file of bytes with 3 axes"),
-        (gzip.compress(idx(np.zeros((48, 28, 28), np.uint8))[:-1]), "37631 bytes"),
-        (gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3), mtime=0), "0 bytes"),
-        (gzip.compress(idx(np.zeros((48, 28, 27), np.uint8))), "expected 28x28"),
-        (gzip.compress(idx(np.zeros((47, 28, 28), np.uint8))), "47 images but 48 labels"),
+        (packed(idx(np.zeros((48, 28, 28), np.uint8)))[:-9], "damaged"),
+        (packed(b""), "no IDX file"),
+        (packed(idx(np.zeros((48, 784), np.uint8))), "no IDX file of bytes with 3 axes"),
+        (packed(idx(np.zeros((48, 28, 28), np.uint8))[:-1]), "37631 bytes"),
+        (packed(struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3)), "0 bytes"),
+        (packed(idx(np.zeros((48, 28, 27), np.uint8))), "expected 28x28"),
+        (packed(idx(np.zeros((47, 28, 28), np.uint8))), "47 images but 48 labels"),
     ],
 )
 def test_bad_fashion_files_are_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
@@ -179,7 +184,7 @@ def test_labels_empty_splits_and_batches_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a batch of 0 images"):
         next(work.batches("train", 0, torch.Generator()))
     labels = idx(np.full(5, 10, np.uint8))
-    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels, mtime=0))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(packed(labels))
     with pytest.raises(DataError, match="a label 10, expected 0 to 9"):
         fashion.Fashion(folder).splits()
 
