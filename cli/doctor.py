@@ -54,6 +54,7 @@ DISTRIBUTIONS: Mapping[str, tuple[Level, str]] = {
     "apycula": ("optional", "`opennpe fpga`: Gowin's packer"),
     "pyserial": ("optional", "`opennpe run --backend serial`"),
     "torch": ("optional", "training, `opennpe bench --networks`"),
+    "pillow": ("optional", "pictures of odometry data sets (extra qat)"),
 }
 CURES = {"torch": "pip install 'opennpe[qat]' (in a checkout: .venv/bin/pip install -e '.[qat]')"}
 PROGRAMS: Mapping[str, tuple[Level, str]] = {
