@@ -1,7 +1,7 @@
 """Mixes of ``opennpe assign`` against uniform formats and the paper's rule, by the task's metric.
 
 For workloads whose float networks ``scripts/workload_table.py`` has trained: every entry within
-the budget of energy is calibrated, nothing is trained again, and measured on the test split in the
+a budget is calibrated, nothing is trained again, and measured on the test split in the
 simulator. The mix is looked for on calibration inputs alone.
 """
 
@@ -20,7 +20,7 @@ from opennpe.quant import Policy, calibrate
 from opennpe.quant.qat import capture
 from opennpe.quant.qat.recipe import Recipe
 from opennpe.quant.qat.run_folder import Folder
-from opennpe.quant.qat.stages import float_network, measure
+from opennpe.quant.qat.stages import measure, restored_float
 from opennpe.quant.workloads import registry
 from rich.console import Console
 
@@ -36,9 +36,9 @@ class Comparison:
     """A trained float network, and what its test split says of formats."""
 
     def __init__(self, name: str, runs: Path, evaluations: int, limit: int) -> None:
-        recipe, self.work = Recipe.load(f"{name}_fp4"), registry.get(name)
-        state = Folder(runs / name / "float", recipe).load_stage("float")
-        model = float_network(self.work, recipe.seed, state["model"]).eval()
+        self.work = registry.get(name)
+        run = Folder(runs / name / "float", Recipe.load(f"{name}_fp4"))
+        model = restored_float(run, "float", self.work)
         self.graph = capture(model, self.work.example())
         arrays = [x.numpy()[:128].astype(np.float32) for x in self.work.calibration()]
         self.held = dict(zip(self.graph.inputs, arrays, strict=True))

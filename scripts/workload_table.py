@@ -26,7 +26,8 @@ from opennpe.golden.whole import replacing
 from opennpe.quant.qat import capture
 from opennpe.quant.qat.recipe import Recipe
 from opennpe.quant.qat.run_folder import Folder
-from opennpe.quant.qat.stages import float_network
+from opennpe.quant.qat.stages import restored_float
+from opennpe.quant.qat.trainer import train as run_recipe
 from opennpe.quant.workloads import registry
 from rich.console import Console
 
@@ -79,10 +80,9 @@ def rounded(name: str, plan: Plan, policy: Path, start: Path, out: Path) -> dict
 
 def mixed(name: str, plan: Plan, start: Path, out: Path) -> Assigned:
     """Formats of every layer within the budget."""
-    recipe = Recipe.load(f"{name}_fp4")
     work = registry.get(name)
-    state = Folder(start.parents[1], recipe).load_stage("float")
-    graph = capture(float_network(work, recipe.seed, state["model"]), work.example())
+    run = Folder(start.parents[1], Recipe.load(f"{name}_fp4"))
+    graph = capture(restored_float(run, "float", work), work.example())
     given = {n: x.numpy() for n, x in zip(graph.inputs, work.calibration(), strict=True)}
     held = {n: np.asarray(x[:64], dtype=np.float32) for n, x in given.items()}
     settings = Settings(formats=("fp4", "posit4", "posit8"), output="posit8")
@@ -101,7 +101,7 @@ def measured(name: str, out: Path, only: list[str]) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = Recipe.load(f"{name}_fp4")
     lead = Recipe(**{**vars(recipe), "stages": recipe.stages[:1], "threads": 1})
-    first = _float(lead, folder)
+    first = run_recipe(lead, folder / "float").results[-1]["float"]
     start = folder / "float" / "float" / "stage.pt"
     found = mixed(name, plan, start, folder)
     costs = {mix.name: mix for mix in found.uniform} | {"mixed": found.found.mix}
@@ -125,12 +125,6 @@ def measured(name: str, out: Path, only: list[str]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _float(recipe: Recipe, folder: Path) -> dict[str, float]:
-    from opennpe.quant.qat.trainer import train as run
-
-    return dict(run(recipe, folder / "float").results[-1]["float"])
 
 
 def main() -> int:

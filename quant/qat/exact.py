@@ -17,7 +17,7 @@ import torch
 from opennpe.golden import activations, formats, mac, reference
 from opennpe.golden import layers as L
 from opennpe.golden.network import Tensor as Described
-from opennpe.golden.rounding import reciprocal
+from opennpe.golden.rounding import RECIPROCAL_BITS
 from opennpe.golden.spec import CoprocessorSpec
 from opennpe.quant.grouping import moves
 from opennpe.quant.qat import functions
@@ -28,6 +28,8 @@ __all__ = ["CERTAIN", "run", "written"]
 Tensor: TypeAlias = torch.Tensor
 CERTAIN = 2.0**53
 """Units up to which float64 sums are exact."""
+LARGEST_RECIPROCAL = 2.0 ** (RECIPROCAL_BITS + 1)
+"""Of :func:`opennpe.golden.rounding.reciprocal`, as a whole number."""
 SPEC = CoprocessorSpec()
 
 
@@ -155,17 +157,13 @@ def _average(
 ) -> Tensor | None:
     """Exact sums times golden's 17-bit reciprocals, or None where float64 might not hold them."""
     x = given[0]
-    numbers = functions.counts(layer, tuple(x.shape[2:]))
-    rules = {int(n): reciprocal(int(n)) for n in np.unique(numbers)}
-    whole = np.vectorize(lambda n: rules[int(n)][0], otypes=[np.float64])(numbers)
-    factors = np.vectorize(lambda n: math.ldexp(rules[int(n)][0], -rules[int(n)][1]))(numbers)
     sums = functions.window_sums(layer, x)
     unit = math.ldexp(1.0, formats.get(ins[0].format).lsb_exponent + ins[0].scale)
     with torch.no_grad():
-        most = functions.window_sums(layer, x.abs()) / unit * torch.from_numpy(whole)
+        most = functions.window_sums(layer, x.abs()) / unit * LARGEST_RECIPROCAL
         if not bool((most < CERTAIN).all()):
             return None
-    return sums * torch.from_numpy(factors)
+    return sums * functions.factors(layer, tuple(x.shape[2:]))
 
 
 def _activated(

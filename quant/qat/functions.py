@@ -63,7 +63,7 @@ def _torch_pads(pads: tuple[int, ...], rank: int) -> list[int]:
 def _pool(layer: L.Pool, given: list[Tensor], own: Parameters, batch: int | None) -> Tensor:
     x = given[0]
     if layer.kind == "average":
-        return window_sums(layer, x) * _factors(layer, tuple(x.shape[2:])).to(x.dtype)
+        return window_sums(layer, x) * factors(layer, tuple(x.shape[2:])).to(x.dtype)
     rank = len(layer.kernel)
     pads, out = _reach(layer, x)
     function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
@@ -97,7 +97,7 @@ def window_sums(layer: L.Pool, x: Tensor) -> Tensor:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _factors(layer: L.Pool, spatial: tuple[int, ...]) -> Tensor:
+def factors(layer: L.Pool, spatial: tuple[int, ...]) -> Tensor:
     """What the sums are multiplied by, float64."""
     return torch.from_numpy(np.vectorize(_factor, otypes=[np.float64])(counts(layer, spatial)))
 

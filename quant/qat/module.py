@@ -108,6 +108,10 @@ class QuantModule(nn.Module):  # type: ignore[misc]
         self.rounds = {"weights": True, "activations": True}
         self._exact = False
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._choose(graph, samples)
+
+    def _choose(self, graph: Graph, samples: Any) -> None:
+        """Formats by the policy and scales by the float graph's tensors."""
         self._adopt(lower.lower(graph, calibration.observe(graph, samples), *self._how()))
 
     def _how(self) -> tuple[Policy, str]:
@@ -122,7 +126,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
         source = {t: t for t in network.tensors}
         for layer in network.layers:
             # What only moves values has its input's scale, so nothing is rounded again.
-            first, out = layer.inputs[0], network.tensors[layer.output]
+            out = network.tensors[layer.output]
             alike = all(
                 (network.tensors[n].format, network.tensors[n].scale) == (out.format, out.scale)
                 for n in layer.inputs
@@ -130,7 +134,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
             if moves(layer) and alike:
                 root = source[layer.inputs[0]]
                 if all(source[n] == root for n in layer.inputs):
-                    source[layer.output] = source[first]
+                    source[layer.output] = root
         self._scaled = source
         self._constants = {
             name: torch.from_numpy(
@@ -253,19 +257,21 @@ class QuantModule(nn.Module):  # type: ignore[misc]
         """The graph with the weights as they are now, masks applied."""
         layers = []
         for layer in self.graph.layers:
-            changed = {}
-            for field in OWN:
-                values = self._of(layer, field)
-                if values is not None:
-                    held = self._masked(layer, values) if field == "weights" else values
-                    changed[field] = held.detach().numpy().astype(np.float64)
+            fields = [field for field in OWN if self._of(layer, field) is not None]
+            changed: dict[str, Any] = {field: self._numbers(layer, field) for field in fields}
             layers.append(replace(layer, **changed))
         return replace(self.graph, layers=tuple(layers))
 
+    def _numbers(self, layer: L.Layer, field: str) -> NDArray[np.float64]:
+        """A trained field's present values, masked."""
+        values = self._of(layer, field)
+        assert values is not None
+        held = self._masked(layer, values) if field == "weights" else values
+        return np.asarray(held.detach().numpy().astype(np.float64))
+
     def calibrate(self, samples: Any) -> None:
         """Choose all scales anew, from the float network's tensors."""
-        graph = self.float_graph()
-        self._adopt(lower.lower(graph, calibration.observe(graph, samples), *self._how()))
+        self._choose(self.float_graph(), samples)
 
     def set_policy(self, policy: Policy | str, samples: Any) -> None:
         """Other formats, the same weights; scales are chosen anew.
@@ -280,12 +286,12 @@ class QuantModule(nn.Module):  # type: ignore[misc]
 
     def refresh(self) -> None:
         """Choose the weights' scales anew, for their present values."""
-        described = self.tensors
+        described, method = self.tensors, self._how()[1]
         for layer in self.layers:
             if not isinstance(layer, L.Conv | L.Linear):
                 continue
             real = self._real(layer)
-            method, share = self._how()[1], self.policy.percentile
+            share = self.policy.percentile
             chosen = scales.channels(layer.weight_format, real.weights, method, share)
             source = described[layer.inputs[0]]
             chosen = lower.room_for_bias(real, source, layer.weight_format, chosen)
@@ -294,10 +300,8 @@ class QuantModule(nn.Module):  # type: ignore[misc]
 
     def _real(self, layer: L.Conv | L.Linear) -> L.Conv | L.Linear:
         """A product with its present float weights."""
-        weights, bias = self._of(layer, "weights"), self._of(layer, "bias")
-        assert weights is not None and bias is not None
-        held = self._masked(layer, weights).detach().numpy().astype(np.float64)
-        return replace(layer, weights=held, bias=bias.detach().numpy().astype(np.float64))
+        weights, bias = (self._numbers(layer, field) for field in ("weights", "bias"))
+        return replace(layer, weights=weights, bias=bias)
 
     # -- the network as golden has it ----------------------------------------------------------
     def network(self) -> Network:
@@ -327,15 +331,12 @@ class QuantModule(nn.Module):  # type: ignore[misc]
             changed["slope"] = self._codes(layer, "slope", lower.SLOPE_FORMAT, 0)
         if isinstance(layer, L.Normalise) and layer.gamma is not None:
             changed["gamma"] = self._codes(layer, "gamma", layer.weight_format, layer.weight_scale)
-            beta = self._of(layer, "beta")
-            if beta is not None:
-                changed["beta"] = beta.detach().numpy().astype(np.float64)
+            if layer.beta is not None:
+                changed["beta"] = self._numbers(layer, "beta")
         return replace(layer, **changed) if changed else layer
 
     def _codes(self, layer: L.Layer, field: str, name: str, scale: int) -> NDArray[Any]:
-        values = self._of(layer, field)
-        assert values is not None
-        numbers = values.detach().numpy().astype(np.float64)
+        numbers = self._numbers(layer, field)
         return np.asarray(formats.get(name).encode(np.ldexp(numbers, -scale), "zero"))
 
     # -- forward -------------------------------------------------------------------------------
@@ -362,7 +363,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
             else:
                 result = functions.run(layer, given, self._used(layer), batch)
                 clip = getattr(layer, "clip", None)
-                values[layer.output] = self._written(layer.output, result, clip, layer)
+                values[layer.output] = self._written(layer.output, result, clip)
         found = tuple(values[name] for name in self.graph.outputs)
         return found[0] if len(found) == 1 else found
 
@@ -384,7 +385,7 @@ class QuantModule(nn.Module):  # type: ignore[misc]
             return exact.written(given.double(), self.tensors[name], None)
         if given.ndim == 4:
             given = given.contiguous(memory_format=torch.channels_last)
-        return self._written(name, given.float(), None, None)
+        return self._written(name, given.float(), None)
 
     def _constant(self, name: str) -> Tensor:
         held = self.skeleton.tensors[name]
@@ -392,14 +393,12 @@ class QuantModule(nn.Module):  # type: ignore[misc]
         wide = self._exact or held.format == formats.INDEX.name
         return values if wide else values.float()
 
-    def _written(
-        self, name: str, values: Tensor, clip: tuple[float, float] | None, layer: L.Layer | None
-    ) -> Tensor:
+    def _written(self, name: str, values: Tensor, clip: tuple[float, float] | None) -> Tensor:
         """A tensor as it is read: clipped, rounded, unless it holds what was rounded already."""
         root = self._scaled[name]
         if root not in self._place or not self.rounds["activations"]:
             return values if clip is None else values.clamp(*clip)
-        if root != name or (isinstance(layer, L.Pool) and layer.kind == "max" and root != name):
+        if root != name:
             return values
         place = self._place[root]
         if self.training and self.options.activations == "ema":

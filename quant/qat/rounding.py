@@ -185,12 +185,11 @@ def _rows(x: F32, exponents: NDArray[np.int64], threads: int) -> list[tuple[slic
     return [(slice(a, b), int(exponents.reshape(-1)[0])) for a, b in itertools.pairwise(cuts)]
 
 
-def _run(work: Any, parts: list[tuple[slice, int]], threads: int) -> None:
+def _run(work: Any, parts: list[tuple[slice, int]], threads: int) -> list[Any]:
+    """What the work gives for each part, in threads where parts are worth it."""
     if len(parts) > 1 and threads > 1 and parts[0][0].stop >= WORTH_A_THREAD:
-        list(_pool(threads).map(lambda part: work(*part), parts))
-    else:
-        for part in parts:
-            work(*part)
+        return list(_pool(threads).map(lambda part: work(*part), parts))
+    return [work(*part) for part in parts]
 
 
 def nearest(
@@ -257,12 +256,15 @@ def draw(
     out = np.empty_like(x)
     flat, chances, result = x.reshape(-1), chance.reshape(-1), out.reshape(-1)
     bounds = np.float32(low), np.float32(high)
-    for part, exponent in _rows(flat, exponents, 1):
+
+    def work(part: slice, exponent: int) -> None:
         factors = np.float32(2.0**-exponent), np.float32(2.0**exponent)
         _drawn(
             *(side[part] for side in (flat, chances, result)),
             *(*factors, *bounds, held.shape, held.below, held.above),
         )
+
+    _run(work, _rows(flat, exponents, 1), 1)
     return out
 
 
@@ -288,26 +290,16 @@ def gradients(
     held = table(name)
     out = np.empty_like(x) if out is None else out
     sides = [a.reshape(-1) for a in (grad, x, rounded, out)]
-    totals = np.zeros(max(1, exponents.size), np.float64)
-    parts = _rows(sides[0], exponents, threads)
-    partial = np.zeros(len(parts), np.float64)
 
-    def work(item: tuple[int, tuple[slice, int]]) -> None:
-        index, (part, exponent) = item
+    def work(part: slice, exponent: int) -> float:
         ends = np.array([low, high], dtype=np.float64)
         if clipped:
             reach = np.ldexp(np.array(held.limits), exponent)
             ends = np.array([max(low, reach[0]), min(high, reach[1])])
         bounds = ends.astype(np.float32)
-        partial[index] = _gradients(*(s[part] for s in sides), bounds[0], bounds[1], learned)
+        return float(_gradients(*(s[part] for s in sides), bounds[0], bounds[1], learned))
 
-    if len(parts) > 1 and threads > 1 and exponents.size <= 1:
-        list(_pool(threads).map(work, enumerate(parts)))
-    else:
-        for item in enumerate(parts):
-            work(item)
-    if exponents.size > 1:
-        totals[:] = partial
-    else:
-        totals[0] = partial.sum()
+    totals = np.array(_run(work, _rows(sides[0], exponents, threads), threads))
+    if exponents.size <= 1:
+        totals = totals.sum(keepdims=True)
     return out, (totals * math.log(2)).astype(np.float32).reshape(exponents.shape)

@@ -30,6 +30,7 @@ __all__ = [
     "predictor",
     "recalibrate",
     "restored",
+    "restored_float",
 ]
 
 State = Mapping[str, Any]
@@ -160,6 +161,16 @@ def restored(folder: Folder, name: str, workload: Workload) -> QuantModule:
     module = quantised(stage, float_network(workload, folder.recipe.seed), workload)
     load(module, state["model"], f"{folder.path}, stage {name}")
     return module
+
+
+def restored_float(folder: Folder, name: str, workload: Workload) -> nn.Module:
+    """A float stage's network as it ended, in evaluation mode.
+
+    Raises:
+        CheckpointError: its file is missing, damaged or another network's.
+    """
+    state = folder.load_stage(name)["model"]
+    return float_network(workload, folder.recipe.seed, state, f"{folder.path}, stage {name}").eval()
 
 
 def _continue(found: Live, last: Stage, state: State, workload: Workload) -> None:
